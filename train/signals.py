@@ -100,6 +100,7 @@ def kinds_of(ids: Tensor, answer: Tensor, tokenizer: Any) -> Tensor:
     return torch.tensor([kind(n, i) for n, i in zip(answer.tolist(), ids.tolist(), strict=True)])
 
 
+@torch.no_grad()
 def losses_of(model: LongCompress, examples: Sequence[Example], size: int) -> tuple[Tensor, Tensor, Tensor]:
     """(loss (n,) float64, id (n,), number of its answer (n,)) of each learned token, on the CPU; `size`
     examples at a time, of a model in eval mode."""

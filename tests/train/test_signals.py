@@ -8,7 +8,7 @@ import torch
 
 from longcompress.llm import Example
 from longcompress.llm.calibrate import embedding_norm
-from longcompress.train.signals import KINDS, Signals, kinds_of, signals_of
+from longcompress.train.signals import KINDS, Signals, kinds_of, losses_of, signals_of
 from longcompress.train.stages import StageRecipe, train_stage
 from longcompress.train.trainer import PartTrainer, norms_of, part_of
 
@@ -57,6 +57,12 @@ def test_losses_and_wins_are_those_of_each_question_alone(batch):
     assert got.swapped == pytest.approx(sum(total for total, _ in swapped) / num, abs=1e-5)
     assert got.better == sum(a < b for (a, _), (b, _) in zip(own, swapped, strict=True))
     assert got.answers == len(own) == 7 and 0 < got.better < 7
+
+
+def test_losses_hold_no_gradients_of_a_model_that_can_be_trained():
+    model = models.model()
+    assert any(parameter.requires_grad for parameter in model.parameters())
+    assert not losses_of(model, examples(2), 1)[0].requires_grad  # else all batches' logits stay in memory
 
 
 def test_one_video_alone_has_none_to_swap_with():
