@@ -50,6 +50,7 @@ def test_names_that_were_never_trained_are_reported_beside_chance(figures):
     for top, share in ((1, names["top_1"]), (5, names["top_5"])):
         assert share["mean"] == pytest.approx(sum(rank < top for _, rank in names["ranks"]) / 62)
         assert share["low"] <= share["mean"] <= share["high"]
+    assert names["top_5"]["low"] > 5 * names["chance"]
     assert names["answers"] == 62 and names["swapped_less_own"] == names["swapped"] - names["own"]
 
 
