@@ -41,7 +41,20 @@ def test_times_are_learned_of_what_is_seen_and_heard(figures):
     assert events["when"]["own_better"] >= 0.75 and events["tell"]["swapped_less_own"] >= 1.0
 
 
-def test_names_that_were_never_trained_are_reported(figures):
+def test_names_that_were_never_trained_are_reported_beside_chance(figures):
     names = figures["align names"]
-    assert names["photos"] >= 60 and names["chance"] == pytest.approx(1 / names["names"])
-    assert 0 <= names["top_1"] <= names["top_5"] <= 1
+    trained, asked = captions("photos_train"), captions("photos_names")
+    assert len(asked) == 62 and len({*asked}) == 30 and not {*asked} & {*trained}
+    assert names["names"] == 30 and names["chance"] == pytest.approx(1 / 30)
+    assert sorted(name for name, _ in names["ranks"]) == sorted(asked)
+    for top, share in ((1, names["top_1"]), (5, names["top_5"])):
+        assert share["mean"] == pytest.approx(sum(rank < top for _, rank in names["ranks"]) / 62)
+        assert share["low"] <= share["mean"] <= share["high"]
+    assert names["top_5"]["low"] > 5 * names["chance"]
+    assert names["answers"] == 62 and names["swapped_less_own"] == names["swapped"] - names["own"]
+
+
+def captions(part):
+    """The captions of a part's photos."""
+    lines = (FILE.parent / "media" / part / "records.jsonl").read_text().splitlines()
+    return [caption for line in lines for caption in json.loads(line)["captions"]]

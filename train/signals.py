@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from ..llm import Example, learned_places
-from ..llm.prompt import IGNORED
 from ..model import LongCompress
 
 KINDS = ("format", "content", "time")
@@ -101,22 +100,21 @@ def kinds_of(ids: Tensor, answer: Tensor, tokenizer: Any) -> Tensor:
     return torch.tensor([kind(n, i) for n, i in zip(answer.tolist(), ids.tolist(), strict=True)])
 
 
+@torch.no_grad()
 def losses_of(model: LongCompress, examples: Sequence[Example], size: int) -> tuple[Tensor, Tensor, Tensor]:
     """(loss (n,) float64, id (n,), number of its answer (n,)) of each learned token, on the CPU; `size`
     examples at a time, of a model in eval mode."""
     parts, first = [], 0
     for at in range(0, len(examples), size):
         batch = {k: v.to(model.device) for k, v in model.llm.collate(examples[at : at + size]).items()}
-        labels = batch.pop("labels")
+        labels, branch = batch.pop("labels"), batch["branch"]
         places = learned_places(labels)
         logits = model.llm(**batch, logits_to_keep=places)["logits"]
-        target = labels[:, 1:][:, places]
-        learned = target != IGNORED
-        loss = nn.functional.cross_entropy(logits[learned].float(), target[learned], reduction="none")
-        branch = batch["branch"][:, 1:][:, places]
-        row = torch.arange(len(target), device=target.device)[:, None]
-        of = (row * (int(branch.max()) + 1) + branch)[learned].unique(return_inverse=True)[1]
-        parts.append((loss.double().cpu(), target[learned].cpu(), of.cpu() + first))
+        target = labels.flatten()[places + 1]
+        loss = nn.functional.cross_entropy(logits.float(), target, reduction="none")
+        row = places // labels.shape[1]
+        of = (row * (int(branch.max()) + 1) + branch.flatten()[places + 1]).unique(return_inverse=True)[1]
+        parts.append((loss.double().cpu(), target.cpu(), of.cpu() + first))
         first += int(of.max()) + 1
     loss, ids, answer = (torch.cat(part) for part in zip(*parts, strict=True))
     return loss, ids, answer

@@ -75,6 +75,7 @@ def names(folder: Path, shards: Path) -> dict[str, Any]:
     """Of photos whose names were never trained: how often the right name is the likeliest of all of them.
 
     A name's log-likelihood is taken less its mean over all photos, so that no name is preferred as such.
+    Intervals are over names.
     """
     model = open_model(folder)
     data = loaded(model, shards, PHOTO_BUDGET, kinds={"caption": 1.0}, templates={"caption": [WHAT]})
@@ -86,10 +87,15 @@ def names(folder: Path, shards: Path) -> dict[str, Any]:
     likely = -total.view(len(asked), len(texts))
     likely -= likely.mean(0)
     place = torch.tensor([texts.index(text) for text in right])[:, None]
-    rank = (likely > likely.gather(1, place)).sum(1)
+    ranks = (likely > likely.gather(1, place)).sum(1).tolist()
+    first, five = (
+        interval({i: float(rank < n) for i, rank in enumerate(ranks)}, dict(enumerate(right))) for n in (1, 5)
+    )
     return signals(model, data) | {
         "photos": len(right), "names": len(texts), "chance": 1 / len(texts),
-        "top_1": float((rank == 0).double().mean()), "top_5": float((rank < 5).double().mean()),
+        "top_1": {key: first[key] for key in ("mean", "low", "high")},
+        "top_5": {key: five[key] for key in ("mean", "low", "high")},
+        "ranks": list(zip(right, ranks, strict=True)),  # of the right name, 0: the likeliest
     }  # fmt: skip
 
 

@@ -1,6 +1,8 @@
 """Any causal language model of transformers reads a video: projectors, time, splice, loss, generation."""
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -175,21 +177,21 @@ class CausalLM(nn.Module):
     ) -> dict[str, Tensor]:
         """Logits, and the loss: mean over the learned tokens (or their sum over num_items_in_batch).
 
-        Args: those of `collate`, all (B, L) int64 but the streams. logits_to_keep: (K,) int64 places of the
-        logits, None for all; with labels, the places before all learned tokens must be in it.
+        Args: those of `collate`, all (B, L) int64 but the streams. logits_to_keep: (N,) int64 places of the
+        logits in all rows one after the other, None for all; with labels, those of `learned_places`.
 
         Returns:
-            {"logits": (B, L, V) or (B, K, V)} and, with labels, "loss" ().
+            {"logits": (B, L, V) or (N, V)} and, with labels, "loss" ().
         """
         x = self.embed({"input_ids": input_ids, **streams})
         if sample is not None and not self._apart:
             check_apart(self.lm, x)
             self._apart = True
-        logits = self.lm(
-            inputs_embeds=x, position_ids=position_ids, use_cache=False,
-            logits_to_keep=0 if logits_to_keep is None else logits_to_keep,
-            **masks(self.lm, attention_mask, branch, sample, self.backend),
-        ).logits  # fmt: skip
+        with head_at(self.lm, logits_to_keep):
+            logits = self.lm(
+                inputs_embeds=x, position_ids=position_ids, use_cache=False,
+                **masks(self.lm, attention_mask, branch, sample, self.backend),
+            ).logits  # fmt: skip
         return with_loss(logits, labels, logits_to_keep, num_items_in_batch)
 
     @torch.no_grad()
@@ -290,23 +292,44 @@ def behind(
     return inputs, (real.cumsum(1) - 1).clamp_min(0)
 
 
+@contextmanager
+def head_at(lm: Any, places: Tensor | slice | None) -> Iterator[None]:
+    """The forward of a language model makes logits (1, N, V) of these N places in its rows, one after the
+    other; None: of all, which may not fit into memory. Not every class takes logits_to_keep, and what is
+    learned in a row need not be in another."""
+    if places is None:
+        yield
+        return
+    head, own = lm.get_output_embeddings(), threading.get_ident()
+
+    def cut(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        # a hook is seen by all threads that use the model
+        return (args[0].flatten(0, 1)[None, places], *args[1:]) if threading.get_ident() == own else None
+
+    handle = head.register_forward_pre_hook(cut)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def with_loss(
     logits: Tensor,
     labels: Tensor | None,
     logits_to_keep: Tensor | None = None,
     num_items_in_batch: Tensor | int | None = None,
 ) -> dict[str, Tensor]:
-    """{"logits": (B, L, V) or (B, K, V)} and, with labels (B, L), "loss" (): the mean over learned tokens,
-    or their sum over num_items_in_batch. logits_to_keep: (K,) places of the logits."""
+    """{"logits": (B, L, V) or (N, V)} and, with labels (B, L), "loss" (): the mean over learned tokens, or
+    their sum over num_items_in_batch. logits_to_keep: (N,), where logits are (1, N, V), as of `head_at`."""
+    logits = logits if logits_to_keep is None else logits[0]
     if labels is None:
         return {"logits": logits}
+    places = learned_places(labels)
     # the logits at a place predict the next token
-    predicted, target = logits[:, :-1], labels[:, 1:]
-    if logits_to_keep is not None:
-        predicted, target = logits, target[:, logits_to_keep]
-    learned = target != IGNORED
-    total = nn.functional.cross_entropy(predicted[learned].float(), target[learned], reduction="sum")
-    num = learned.sum().clamp_min(1) if num_items_in_batch is None else num_items_in_batch
+    predicted = logits.flatten(0, 1)[places] if logits_to_keep is None else logits
+    target = labels.flatten()[places + 1]
+    total = nn.functional.cross_entropy(predicted.float(), target, reduction="sum")
+    num = max(1, len(places)) if num_items_in_batch is None else num_items_in_batch
     return {"logits": logits, "loss": total / num}
 
 
@@ -367,8 +390,9 @@ def sizes(
 
 
 def learned_places(labels: Tensor) -> Tensor:
-    """(K,) int64 places of labels (B, L) whose logits predict a learned token in any row."""
-    return (labels[:, 1:] != IGNORED).any(0).nonzero()[:, 0]
+    """(N,) int64 places whose logits predict a learned token of labels (B, L), in all rows one after the
+    other: the token at place + 1."""
+    return nn.functional.pad(labels[:, 1:] != IGNORED, (0, 1)).flatten().nonzero()[:, 0]
 
 
 def together(table: nn.Module, ids: Tensor, how: Literal["places", "mean"]) -> Tensor:

@@ -4,10 +4,9 @@ Video tokens go in as `mm_encoder_outputs`, which transformers scatters into pla
 patched. Text up to the last video token doesn't depend on the question, so it is read once.
 """
 
-import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from ..threads import by_size
 from ..types import CompressedVideo
 from .attention_interface import masks
 from .cache import new_cache
-from .causal import Prefix, behind, generate, with_loss
+from .causal import Prefix, behind, generate, head_at, with_loss
 from .packing import first_fit, has_state
 from .prompt import IGNORED, Example, Turns, dialogue_of, padding_id
 from .stock_prompt import StockPrompt
@@ -160,7 +159,7 @@ class StockLM(nn.Module):
         """As of CausalLM; position_ids (B, P, L)."""
         inputs = self.inputs(input_ids, position_ids, streams) | {"use_cache": False}
         inputs |= masks(self.lm, attention_mask.to(self.lm.device), branch, sample, self.backend)
-        with self.head_at(slice(None) if logits_to_keep is None else logits_to_keep):
+        with self.head_at(logits_to_keep):
             logits = self.lm(**inputs).logits
         return with_loss(logits, labels, logits_to_keep, num_items_in_batch)
 
@@ -190,21 +189,9 @@ class StockLM(nn.Module):
                 self.base(**inputs, past_key_values=cache, use_cache=True)
         return Prefix(cache, len(layout.ids), layout)
 
-    @contextmanager
-    def head_at(self, places: slice | Tensor) -> Iterator[None]:
-        """The model's forward makes logits of these places alone: those of all may not fit into memory, and
-        not every class takes logits_to_keep."""
-        head, own = self.base.get_output_embeddings(), threading.get_ident()
-
-        def cut(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            # a hook is seen by all threads that use the model
-            return (args[0][:, places], *args[1:]) if threading.get_ident() == own else None
-
-        handle = head.register_forward_pre_hook(cut)
-        try:
-            yield
-        finally:
-            handle.remove()
+    def head_at(self, places: slice | Tensor | None) -> AbstractContextManager[None]:
+        """See `causal.head_at`."""
+        return head_at(self.base, places)
 
     @torch.no_grad()
     @by_size

@@ -8,7 +8,7 @@ import torch
 
 from longcompress.llm import Example
 from longcompress.llm.calibrate import embedding_norm
-from longcompress.train.signals import KINDS, Signals, kinds_of, signals_of
+from longcompress.train.signals import KINDS, Signals, kinds_of, losses_of, signals_of
 from longcompress.train.stages import StageRecipe, train_stage
 from longcompress.train.trainer import PartTrainer, norms_of, part_of
 
@@ -59,6 +59,12 @@ def test_losses_and_wins_are_those_of_each_question_alone(batch):
     assert got.answers == len(own) == 7 and 0 < got.better < 7
 
 
+def test_losses_hold_no_gradients_of_a_model_that_can_be_trained():
+    model = models.model()
+    assert any(parameter.requires_grad for parameter in model.parameters())
+    assert not losses_of(model, examples(2), 1)[0].requires_grad  # else all batches' logits stay in memory
+
+
 def test_one_video_alone_has_none_to_swap_with():
     got = signals_of(models.model(), examples(2), ["a", "a"])
     assert got.swapped != got.swapped and got.better == 0 and not got.is_blind
@@ -101,7 +107,7 @@ def seeing(model):
         which = int((video_x.mean(0)[:4]).argmax())
         logits = torch.zeros(*input_ids.shape, len(model.llm.tokenizer))
         logits[..., model.llm.tokenizer.convert_tokens_to_ids(WORDS[which])] = 9.0
-        return {"logits": logits[:, logits_to_keep]}
+        return {"logits": logits.flatten(0, 1)[logits_to_keep]}
 
     model.llm.forward = forward
     return model

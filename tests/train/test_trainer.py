@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from longcompress.llm import learned_places
 from longcompress.presets import load
 from longcompress.train.data.dataset import ShardData
 from longcompress.train.data.sampler import BatchSampler
@@ -155,15 +156,29 @@ def test_the_card_says_what_was_learned_from_what(recipe, tmp_path):
     assert str(tmp_path) not in card.split("## Recipe")[0]
 
 
-def test_logits_of_learned_places_are_all_that_the_loss_needs(recipe):
+def test_logits_of_learned_places_are_all_that_the_loss_and_its_gradients_need(recipe):
     model = models.model()
     data = ShardData(BatchSampler([load_index(recipe.shards[0])], 0, 60, [16]), model, recipe.questions)
     batch = model.llm.collate(next(iter(data)).examples)
-    remaining = (batch["labels"][:, 1:] != -100).any(0).nonzero()[:, 0]
-    whole, part = model.llm(**batch), model.llm(**batch, logits_to_keep=remaining)
-    assert part["logits"].shape[1] == len(remaining) < whole["logits"].shape[1]
-    torch.testing.assert_close(whole["logits"][:, remaining], part["logits"])
-    torch.testing.assert_close(whole["loss"], part["loss"])
+    learned = (batch["labels"][:, 1:] != -100).nonzero().tolist()
+    rows, places = zip(*learned, strict=True)
+    assert len(set(rows)) > 1 and len({*places}) < len(learned)  # several rows, which differ
+    out, grads = [], []
+    for options in ({}, {"logits_to_keep": learned_places(batch["labels"])}):
+        out.append(model.llm(**batch, **options))
+        trained = [p for p in model.llm.parameters() if p.requires_grad]
+        grads.append(torch.autograd.grad(out[-1]["loss"], trained, allow_unused=True))
+    whole, part = out
+    assert part["logits"].shape == (len(learned), whole["logits"].shape[2])
+    torch.testing.assert_close(whole["logits"][list(rows), list(places)], part["logits"])
+    target = torch.stack([batch["labels"][row, place + 1] for row, place in learned])
+    right = torch.nn.functional.cross_entropy(part["logits"], target)
+    torch.testing.assert_close([right, right], [whole["loss"], part["loss"]])
+    assert sum(g is not None for g in grads[0]) > 4
+    for a, b in zip(*grads, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow
