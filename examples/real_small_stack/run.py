@@ -187,7 +187,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, dict]:
                 "eval", "compare", "activitynet-grounding", "--videos", media / "events_test",
                 "--reference", media / "events_test" / "reference.json",
                 "--model", final, "--device", "cpu", "--dtype", "bfloat16",
-                "--prompt", "When does this happen: {question}", "--times", "whole_seconds",
+                "--prompt", "When: {question}", "--times", "whole_seconds",
                 "--methods", *METHODS, "--budgets", *BUDGETS, "--score", "R@0.5", "--out", out / "compare",
             ),
         )  # fmt: skip

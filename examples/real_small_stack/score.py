@@ -21,7 +21,7 @@ from longcompress.train.shards.index import load_index
 from longcompress.train.signals import losses_of, signals_of
 
 PHOTO_BUDGET, EVENT_BUDGET = 6, 48  # tokens of a video
-WHAT, WHEN, TELL = "What is it?", "When does this happen: {text}", "What happens from {start} to {end}?"
+WHAT, WHEN, TELL = "What is it?", "When: {text}", "What happens from {start} to {end}?"
 SOUND = "The sound of "
 BATCH = 16  # videos that are answered together
 
