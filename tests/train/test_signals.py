@@ -196,7 +196,7 @@ def test_validation_logs_signals_and_warns(folder, tmp_path, capsys):
 
 def test_rates_are_of_parts():
     with pytest.raises(
-        ValueError, match=r"rates must be some of projectors, time, memory, lora, got \['head'\]"
+        ValueError, match=r"rates must be some of projectors, time, memory, lora, heads, got \['head'\]"
     ):
         StageRecipe(rates={"head": 1.0})
     with pytest.raises(ValueError, match=r"rates must be > 0 and init_samples >= 1, got \{'lora': 0\.0\}"):

@@ -155,7 +155,9 @@ class ExampleMaker:
                 example, dropped = self.room.fitted(whole, where)
                 return example, num + dropped + num_unknown
         unknown = f"; the tokenizer knows no token of {num_unknown} of its texts" if num_unknown else ""
-        raise ValueError(f"{where}: nothing of the kinds {', '.join(kinds)} can be asked about it{unknown}")
+        raise ValueError(
+            f"{where}: nothing of the kinds {', '.join(sorted(kinds))} can be asked about it{unknown}"
+        )
 
     def duet(self, sample: Sample, generator: np.random.Generator) -> DuetExample:
         """A duet with the frames of a video; ValueError: there is none, or frames were merged."""
@@ -169,7 +171,9 @@ class ExampleMaker:
             )  # fmt: skip
             if duet is not None:
                 return example_of(duet, frames, options, generator)
-        raise ValueError(f"{sample.where}: its annotations have nothing of the kinds {', '.join(kinds)}")
+        raise ValueError(
+            f"{sample.where}: its annotations have nothing of the kinds {', '.join(sorted(kinds))}"
+        )
 
     def kinds(self, generator: np.random.Generator) -> list[str]:
         """All kinds in a random order by weight: the first that a record has something of is taken."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...config_live import HEADS
-from ...llm.causal import CausalLM, learned_places, with_loss
+from ...llm.causal import CausalLM, head_at, learned_places, with_loss
 from ...llm.live import CausalParts, Part, join_parts, lay_out_live
 from ...llm.prompt import IGNORED, encode, padded, padding_id
 from ...types import CompressedVideo, Tokens
@@ -152,10 +152,8 @@ class LiveTask(nn.Module):
         of_heads = {name: batch.pop(f"{name}_labels") for name in HEADS}
         keep = learned_places(labels)
         # rows are filled up at the end: what is real never attends to that, and needs no mask
-        out = self.llm.lm(
-            inputs_embeds=self.llm.embed(batch), use_cache=False, output_hidden_states=True,
-            logits_to_keep=keep,
-        )  # fmt: skip
+        with head_at(self.llm.lm, keep):
+            out = self.llm.lm(inputs_embeds=self.llm.embed(batch), use_cache=False, output_hidden_states=True)
         reply = with_loss(out.logits, labels, keep)["loss"] if len(keep) else out.hidden_states[-1].sum() * 0
         where = torch.stack([of_heads[name] != IGNORED for name in HEADS]).any(0)
         hidden = out.hidden_states[-1][where]
