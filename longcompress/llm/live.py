@@ -15,7 +15,7 @@ from ..encoders.stream import memory_hint
 from ..threads import threads_for
 from ..types import CompressedVideo, Tokens
 from .cache import Read, fork, new_cache
-from .causal import CausalLM
+from .causal import CausalLM, head_at
 from .duet import END, START, pieces_of
 from .prompt import Example, conversation, encode, lay_out, packed_tokens, padded, timestamp_text
 from .stock import StockLM
@@ -75,7 +75,7 @@ class LiveReader:
         options = {"past_key_values": self.cache, "use_cache": True}
         with threads_for(llm), memory_hint("reading a step", "live.past or live.near_s"):
             if isinstance(llm, StockLM):
-                with llm.head_at(slice(-1, None)):
+                with head_at(llm.base, slice(-1, None)):
                     out = llm.base(**llm.inputs(*self._joined(parts)), **options)
             else:
                 x = torch.cat([embed(llm, part) for part in parts])

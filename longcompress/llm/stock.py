@@ -6,7 +6,6 @@ patched. Text up to the last video token doesn't depend on the question, so it i
 
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -159,7 +158,7 @@ class StockLM(nn.Module):
         """As of CausalLM; position_ids (B, P, L)."""
         inputs = self.inputs(input_ids, position_ids, streams) | {"use_cache": False}
         inputs |= masks(self.lm, attention_mask.to(self.lm.device), branch, sample, self.backend)
-        with self.head_at(logits_to_keep):
+        with head_at(self.base, logits_to_keep):
             logits = self.lm(**inputs).logits
         return with_loss(logits, labels, logits_to_keep, num_items_in_batch)
 
@@ -185,13 +184,9 @@ class StockLM(nn.Module):
         cache = new_cache(self.lm.config)
         hint = memory_hint("reading the video", "the budget, or load with quantization='4bit'")
         if len(layout.ids):
-            with hint, self.head_at(slice(-1, None)):
+            with hint, head_at(self.base, slice(-1, None)):
                 self.base(**inputs, past_key_values=cache, use_cache=True)
         return Prefix(cache, len(layout.ids), layout)
-
-    def head_at(self, places: slice | Tensor | None) -> AbstractContextManager[None]:
-        """See `causal.head_at`."""
-        return head_at(self.base, places)
 
     @torch.no_grad()
     @by_size
