@@ -327,6 +327,8 @@ class CompressedVideo:
         text: what is said or written at a time; the prompt has it beside the tokens, outside the budget.
         global_inputs: stream -> (x (N, C), size (N,)) that learned global tokens are made of, to train them;
             empty otherwise.
+        words: stream -> (N, k) int64 ids of the words that a language model reads in place of each token,
+            filled up with -1, before it learns to see; empty otherwise.
     """
 
     streams: dict[str, Tokens]
@@ -336,6 +338,7 @@ class CompressedVideo:
     assignment: dict[str, Tensor] = field(default_factory=dict)
     text: "tuple[Event, ...]" = ()
     global_inputs: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    words: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def num_tokens(self) -> int:

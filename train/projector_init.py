@@ -31,7 +31,8 @@ from ..llm.causal import CausalLM
 from ..llm.projector import Residual, zero
 from ..model import LongCompress
 from .data.dataset import ShardData
-from .projector_pairs import Ids, Pairs, Sums
+from .data.words import Ids
+from .projector_pairs import Pairs, Sums
 from .ridge import Moments, Scores, choose, scaled
 from .shards.sample import read_sample
 from .signals import signals_of

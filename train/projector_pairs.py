@@ -10,17 +10,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..files import replacing
-from ..llm.prompt import encode
 from ..serialize import pack, unpack
 from .data.dataset import BadSample, ShardData, record_of
-from .data.questions import SYMBOL
 from .data.sampler import enter_worker
-from .records import Record
+from .data.words import Ids, are_said_of, text_ids, whole_texts
 from .ridge import Moments
 from .shards.index import Index
 from .shards.sample import read_sample
 
-Ids = tuple[int, ...]
 FLUSH_EVERY = 16  # samples: sums of many rows at once take less time
 
 
@@ -147,14 +144,11 @@ class Pairs(Dataset[Rows]):
         if not rows.texts:
             rows.counts["samples without a text"] += 1
             return
-        starts = torch.tensor([e.start_s for e, _ in events], dtype=torch.float64)  # (E,)
-        ends = torch.tensor([e.end_s for e, _ in events], dtype=torch.float64)
         for name in self.streams:
             parts = []
             if name in video.streams:
                 tokens = video.streams[name]
-                start, end = tokens.start_s[:, None], tokens.end_s[:, None]  # (n, 1)
-                over = torch.minimum(end, ends) - torch.maximum(start, starts) > (end - start) / 2  # (n, E)
+                over = are_said_of(tokens, [event for event, _ in events])
                 rest = ~over.any(1, keepdim=True).expand(-1, len(whole))
                 parts.append((tokens.x, torch.cat([over, rest], 1)))
             if name in video.globals:
@@ -167,19 +161,10 @@ class Pairs(Dataset[Rows]):
                     rows.streams[name] = x[holds.any(1)], holds[holds.any(1)]
 
     def _ids(self, text: str, counts: Counter[str]) -> Ids:
-        """The tokens of a text, as in the middle of a sentence, without unknown ones."""
+        """`text_ids`, with a count of the texts that have none."""
         if not any(map(str.isalpha, text)):
             counts["texts without a word"] += 1
             return ()
-        tokenizer = self.make.tokenizer
-        ids = tuple(i for i in encode(tokenizer, f" {text.strip()}") if i != tokenizer.unk_token_id)
+        ids = text_ids(self.make.tokenizer, text)
         counts.update(() if ids else ["texts that the tokenizer has no word of"])
         return ids
-
-
-def whole_texts(record: Record) -> list[str]:
-    """What is said of a whole video: its captions, or the answers of its dialogues without their times."""
-    if any(map(str.strip, record.captions)):
-        return list(record.captions)
-    answers = [turn.text for turns in record.dialogues for turn in turns if turn.role == "assistant"]
-    return [*record.captions, *(SYMBOL.sub("", answer) for answer in answers)]

@@ -76,6 +76,9 @@ class StageRecipe:
         init: how projectors start. "auto": those that are new by least squares (`projector_init`), from the
             shards; "ridge": all, or those of one stream that `train` names; "keep": as the model has them.
         init_samples: samples that they start from, at most.
+        text_steps: steps, the first ones, in which a token is the words that are said of its time instead of
+            features: questions and times are learned before there is anything to see. No effect on a stock
+            model, which has learned to see.
         lora: options of peft.LoraConfig, for part lora.
         merge_lora: merge the adapter that the model comes with before anything else.
         steps: optimizer steps.
@@ -114,6 +117,7 @@ class StageRecipe:
     train: list[str] = field(default_factory=lambda: ["projectors", "time", "lora"])
     init: Literal["auto", "ridge", "keep"] = "auto"
     init_samples: int = 20_000
+    text_steps: int = 0
     lora: dict[str, Any] = field(default_factory=lambda: {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05})
     merge_lora: bool = False
     steps: int = 100
@@ -148,6 +152,8 @@ class StageRecipe:
             raise ValueError(
                 f"rates must be > 0 and init_samples >= 1, got {self.rates} and {self.init_samples}"
             )
+        if self.text_steps < 0 or (self.text_steps and self.questions.is_duet):
+            raise ValueError(f"text_steps must be >= 0, and 0 for duets, got {self.text_steps}")
         if self.on_error not in ("quarantine", "stop"):
             raise ValueError(f"on_error must be 'quarantine' or 'stop', got {self.on_error!r}")
         if self.epochs and self.min_videos != self.max_videos:
@@ -363,6 +369,7 @@ def data_of(
     """A rank's batches from step `start` on, by the reader that the recipe names."""
     options: dict[str, Any] = {
         "world": world, "accumulate": recipe.engine.accumulate, "on_error": recipe.on_error,
+        "text_steps": recipe.text_steps if len(model.llm.project) else 0,
     }  # fmt: skip
     if samples is None and recipe.reader == "indexed":
         batches = batch_sampler(recipe, indexes, start)

@@ -125,7 +125,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, dict]:
     parser.add_argument("--photos", type=int, default=VIDEOS["photos_train"][1], help="to train on")
     parser.add_argument("--videos", type=int, default=VIDEOS["events_train"][1], help="of 24 s to train on")
     parser.add_argument("--align-steps", type=int, default=60)
-    parser.add_argument("--boundary-steps", type=int, default=120)
+    parser.add_argument("--boundary-steps", type=int, default=150)
     parser.add_argument("--without", nargs="*", default=[], choices=["control", "compare"], help="skip these")
     options = parser.parse_args(words)
     out: Path = options.out

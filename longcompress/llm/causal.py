@@ -37,6 +37,8 @@ from .prompt import (
     turn_ids,
 )
 
+SPELLING_NOISE = 0.5  # of the length of a token that is words: projected ones are never as clear
+
 
 class TimeEmbedding(nn.Module):
     """Added to a video token: its timestamp, its first and last second after the timestamp, and log size.
@@ -239,6 +241,9 @@ class CausalLM(nn.Module):
     def _rows(self, name: str, batch: dict[str, Tensor], table: nn.Module) -> Tensor | None:
         """(N, D) projected tokens of a stream with their time."""
         rows = self._project(name, batch.get(f"{name}_x"))
+        if rows is not None and (words := batch.get(f"{name}_words")) is not None:
+            # projectors get a gradient of zero: whatever trains them counts on one
+            rows = spelled(table, words, self.settings.token_norm or 1.0) + 0 * rows
         if rows is None or self.time is None:
             return rows
         offsets = batch[f"{name}_offsets"].long()
@@ -411,6 +416,17 @@ def together(table: nn.Module, ids: Tensor, how: Literal["places", "mean"]) -> T
     place = known.flip(1).cumsum(1).flip(1) - 1  # from the right
     signs = _walsh(ids.shape[1], x.shape[-1]).to(x)[place.clamp_min(0)]
     return reduce(x * signs * real, "n k d -> n d", "sum") / count.sqrt()
+
+
+def spelled(table: nn.Module, words: Tensor, norm: float) -> Tensor:
+    """(N, D) what stands for N tokens that are words (N, k), entries below 0 left out: their mean embedding
+    less that of all, `norm` times as long as a word, and noise half as long; without words noise alone."""
+    known = (words >= 0).any(1)
+    x = together(table, words, "mean").float()
+    x = torch.where(known[:, None], x - x[known].mean(0).nan_to_num(), 0)
+    unit = norm * table(words[words >= 0]).float().norm(dim=1).mean().nan_to_num()
+    directions = (nn.functional.normalize(part, dim=1) for part in (x, torch.randn_like(x)))
+    return unit * sum(d * share for d, share in zip(directions, (1, SPELLING_NOISE), strict=True))
 
 
 def _walsh(num: int, width: int) -> Tensor:

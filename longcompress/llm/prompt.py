@@ -56,6 +56,7 @@ class Layout:
         timestamp_ids: (K, k) int64 text tokens of each timestamp, padded with -1.
         timestamp_start_s: (K,) float64.
         shown_s: (k,) float64 start of those whose text is in the prompt.
+        words: those of the video, in the order of the placeholders.
     """
 
     ids: list[int]
@@ -64,6 +65,7 @@ class Layout:
     timestamp_ids: Tensor
     timestamp_start_s: Tensor
     shown_s: Tensor
+    words: dict[str, Tensor]
 
 
 def placeholder(stream: int) -> int:
@@ -232,13 +234,16 @@ def lay_out(video: CompressedVideo, tokenizer: Any, config: LLMConfig, names: Se
         empty = torch.zeros(0, dtype=torch.float64)
         offsets = dict.fromkeys(streams, torch.zeros(1, dtype=torch.int32))
         ids += encode(tokenizer, "".join(text for _, text in texts)) if texts else []
-        return Layout(ids, streams, offsets, torch.zeros(0, 1, dtype=torch.int64), empty, empty)
+        return Layout(ids, streams, offsets, torch.zeros(0, 1, dtype=torch.int64), empty, empty, video.words)
     step_s = config.timestamp_s
     number = {name: (tokens.start_s / step_s + 1e-9).floor().long() for name, tokens in streams.items()}
     numbers = torch.cat(list(number.values())).unique().cpu()  # (K,) rising
-    ordered, counts = {}, {}
+    ordered, counts, words = {}, {}, {}
     for name, tokens in streams.items():
-        ordered[name] = tokens.take(number[name].argsort(stable=True))  # by timestamp, then as they come
+        by_timestamp = number[name].argsort(stable=True)  # then as they come
+        ordered[name] = tokens.take(by_timestamp)
+        if name in video.words:
+            words[name] = video.words[name][by_timestamp]
         place = torch.searchsorted(numbers, number[name].cpu())
         counts[name] = torch.bincount(place, minlength=len(numbers))  # (K,)
     # a text for every `shown_step_s`, so that the texts fit the budget; timestamps of one text share it
@@ -258,7 +263,7 @@ def lay_out(video: CompressedVideo, tokenizer: Any, config: LLMConfig, names: Se
     offsets = {name: torch.nn.functional.pad(n.cumsum(0), (1, 0)).int() for name, n in counts.items()}
     start_s = numbers.double() * step_s
     stamps = [encode(tokenizer, timestamp_text(config, s)) for s in start_s.tolist()]
-    return Layout(ids, ordered, offsets, padded(stamps, -1), start_s, shown * shown_step_s)
+    return Layout(ids, ordered, offsets, padded(stamps, -1), start_s, shown * shown_step_s, words)
 
 
 def collate(
@@ -288,8 +293,8 @@ def collate(
         negative at video tokens; with row_tokens also sample, the example's number or -1 at padding;
         timestamp_ids (K, k), timestamp_start_s (K,), K timestamps of all videos; for each stream NAME: NAME_x
         (N, C), NAME_size, NAME_start_s, NAME_end_s (N,), NAME_offsets (K + 1,), NAME_globals (G, C); where
-        learned ones are trained NAME_inputs (N, C), NAME_input_size (N,), NAME_input_counts (videos,). All
-        are in the order of the rows.
+        learned ones are trained NAME_inputs (N, C), NAME_input_size (N,), NAME_input_counts (videos,); where
+        tokens are words NAME_words (N, k). All are in the order of the rows.
     """
     if not examples:
         raise ValueError("examples must hold at least one video, got none")
@@ -388,6 +393,10 @@ def packed_tokens(
             tokens = Tokens.join(parts)
             batch |= {f"{name}_{f}": getattr(tokens, f) for f in ("x", "size", "start_s", "end_s")}
             batch[f"{name}_offsets"] = _joined_offsets(name, layouts)
+        if words := [
+            ids for layout in layouts if name in layout.words for ids in layout.words[name].tolist()
+        ]:
+            batch[f"{name}_words"] = padded(words, -1)
         tokens_of = [e.video.globals[name] for e in examples if len(e.video.globals.get(name, ()))]
         if tokens_of:
             batch[f"{name}_globals"] = torch.cat(tokens_of)

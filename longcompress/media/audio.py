@@ -191,14 +191,15 @@ class AudioTrack:
             if part is None:
                 continue
             self._num_resampled[1] += part.samples
-            each = part.to_ndarray().reshape(-1, len(self._mix)).T  # (channels, n)
-            self.num_no_numbers += (num := int((~np.isfinite(each)).sum()))
-            each = np.nan_to_num(each, posinf=0.0, neginf=0.0) if num else each
-            samples = self._mix @ each
-            self._power += (
-                np.square(each).mean(0).sum(dtype=np.float64),
-                np.square(samples).sum(dtype=np.float64),
-            )
+            values = part.to_ndarray().reshape(-1)  # channels side by side
+            with np.errstate(over="ignore"):
+                power = values @ values
+            if not np.isfinite(power):  # a look at each value would cost as much as the mix
+                self.num_no_numbers += int((~np.isfinite(values)).sum())
+                values = np.nan_to_num(values, posinf=0.0, neginf=0.0)
+                power = np.square(values, dtype=np.float64).sum()
+            samples = self._mix @ values.reshape(-1, len(self._mix)).T
+            self._power += power / len(self._mix), samples @ samples
             cut = min(self._num_to_cut, len(samples))
             self._num_to_cut -= cut
             self._wait(samples[cut:][: int(min(self._num_missing(), len(samples)))])

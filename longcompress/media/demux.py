@@ -1,6 +1,7 @@
 """One pass over an opened file: its packets to its tracks, and warnings of what was wrong with it."""
 
 import math
+import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from typing import Any, TypeVar
@@ -27,6 +28,7 @@ _WAITING_LIVE_BYTES = 8_000_000  # likewise in a source that can be read only on
 _TRUSTED_LENGTHS = frozenset(("mov", "mp4", "matroska", "webm", "avi", "flv", "asf", "mxf", "wav"))
 
 _USUAL_FPS = 25.0
+_SMALL_PIXELS = 300_000  # 640 x 360: two decoder threads wait for each other longer than they decode
 S = TypeVar("S", av.VideoStream, av.AudioStream)
 
 
@@ -142,7 +144,8 @@ class Container:
         name = f"{self.name}: video track {video.index} ({context.name})"
         if video.width * video.height > config.max_pixels:
             raise too_large(name, video.width, video.height, config.max_pixels)
-        context.thread_count = config.threads
+        is_small = video.width * video.height <= _SMALL_PIXELS and (os.cpu_count() or 1) <= 2
+        context.thread_count = config.threads or int(is_small)
         context.thread_type = "AUTO"
         if config.decode != "exact":
             context.skip_frame = "NONREF" if config.decode == "nonref" else "NONKEY"

@@ -30,6 +30,7 @@ from .duet_samples import (
 )
 from .questions import TEMPLATES, Kind, Room, Times, Turns, shortened, turns_of
 from .sampler import Batch, BatchSampler, enter_worker
+from .words import words_of
 
 NUM_SPARE = 16  # samples that are tried where none of a rank's own can be used
 
@@ -103,10 +104,13 @@ class ExampleMaker:
         model: compresses the features; its encoders and segments must be those that made them. Not kept.
         questions: what is asked.
         seed: of the questions.
+        text_steps: batches, the first ones, whose tokens are words (`CompressedVideo.words`).
     """
 
-    def __init__(self, model: LongCompress, questions: QuestionConfig, seed: int) -> None:
-        self.questions, self.seed = questions, seed
+    def __init__(
+        self, model: LongCompress, questions: QuestionConfig, seed: int, text_steps: int = 0
+    ) -> None:
+        self.questions, self.seed, self.text_steps = questions, seed, text_steps
         # what reads samples may be another process, and the model's own parameters on a GPU by then
         self.empty, self.tokenizer = copy.deepcopy(model.merge_state()), model.llm.tokenizer
         self.room = Room(model.llm.context, model.llm.sizes)
@@ -122,6 +126,9 @@ class ExampleMaker:
             loaded.duets.append(self.duet(sample, generator))
         else:
             example, num = self.example(sample, budget, generator)
+            if loaded.number < self.text_steps:
+                words = words_of(example.video, record_of(sample), self.tokenizer)
+                example = replace(example, video=replace(example.video, words=words))
             loaded.examples.append(example)
             loaded.dropped += num
         loaded.keys.append(key)
@@ -238,16 +245,18 @@ class ShardData(IterableDataset[Loaded]):
         model: compresses the features; its encoders and segments must be those that made them.
         questions: what is asked.
         rank, world, accumulate: which part of each batch, in how many parts.
+        text_steps: batches, the first ones, whose tokens are words.
         on_error: "quarantine" leaves a bad sample out and names it in `Loaded.bad`; "stop" raises.
     """
 
     def __init__(
         self, batches: BatchSampler, model: LongCompress, questions: QuestionConfig, *, rank: int = 0,
-        world: int = 1, accumulate: int = 1, on_error: Literal["quarantine", "stop"] = "quarantine",
+        world: int = 1, accumulate: int = 1, text_steps: int = 0,
+        on_error: Literal["quarantine", "stop"] = "quarantine",
     ) -> None:  # fmt: skip
         self.batches, self.on_error = batches, on_error
         self.rank, self.world, self.accumulate = rank, world, accumulate
-        self.examples = ExampleMaker(model, questions, batches.seed)
+        self.examples = ExampleMaker(model, questions, batches.seed, text_steps)
         parts = world * accumulate  # batches are formed without knowing them; each must get a sample
         if batches.min_videos < parts:
             raise ValueError(

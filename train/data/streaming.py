@@ -21,17 +21,19 @@ class StreamData(IterableDataset[Loaded]):
         weights: of each.
         sizes: of the batches of all ranks together.
         start: number of the first batch.
-        model, questions, world, accumulate, on_error: as of `ShardData`.
+        model, questions, world, accumulate, text_steps, on_error: as of `ShardData`.
     """
 
     def __init__(
         self, sources: Sequence[Iterable[Any]], weights: Sequence[float], sizes: BatchSizes,
         model: LongCompress, questions: QuestionConfig, *, start: int = 0, world: int = 1,
-        accumulate: int = 1, on_error: Literal["quarantine", "stop"] = "quarantine",
+        accumulate: int = 1, text_steps: int = 0,
+        on_error: Literal["quarantine", "stop"] = "quarantine",
     ) -> None:  # fmt: skip
         self.sources, self.weights, self.start, self.accumulate = sources, weights, start, accumulate
         self.sizes, self.on_error = sizes.part(world * accumulate), on_error
-        self.examples, self.needs = ExampleMaker(model, questions, sizes.seed), Needs.of(model)
+        self.examples = ExampleMaker(model, questions, sizes.seed, text_steps)
+        self.needs = Needs.of(model)
         self.bad: list[BadSample] = []  # since the last batch
 
     def __iter__(self) -> Iterator[Loaded]:
