@@ -363,9 +363,7 @@ def _duet(value: Any, where: str) -> tuple[TimedTurn, ...]:
     def timed(turn: _Reader) -> TimedTurn:
         time_s = turn.number("time_s")
         start_s, end_s = (turn.number(n) if n in turn.value else time_s for n in ("start_s", "end_s"))
-        return TimedTurn(
-            turn.role(), turn.text(), time_s, start_s, end_s, bool(turn.value.get("learn", True))
-        )
+        return TimedTurn(turn.role(), turn.text(), time_s, start_s, end_s, turn.flag("learn", True))
 
     return tuple(map(timed, _turns(value, where)))
 
@@ -397,6 +395,13 @@ class _Reader:
         if not math.isfinite(number):
             raise ValueError(f"{self.where} {name} must be a number of seconds, got {got!r}".strip())
         return number
+
+    def flag(self, name: str, default: bool) -> bool:
+        """true or false; a text such as "false" is neither."""
+        got = self.value.get(name, default)
+        if not isinstance(got, bool):
+            raise ValueError(f"{self.where} {name} must be true or false, got {got!r}".strip())
+        return got
 
     def role(self) -> str:
         """Who speaks."""

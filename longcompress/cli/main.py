@@ -103,8 +103,8 @@ def _ended_in_order() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    finally:  # None: a handler that was not set from Python
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _run(words: list[str], is_verbose: bool) -> int:

@@ -29,6 +29,10 @@ BAD = [
     ({"dialogues": [[{"role": "user", "text": None}]]}, r"dialogues\[0\]\[0\] text must be a text, got None"),
     ({"dialogues": [[{"role": "bot", "text": "x"}]]}, r"dialogues\[0\]\[0\] role must be one of"),
     (
+        {"duets": [[{"role": "assistant", "text": "x", "time_s": 1, "learn": "false"}]]},
+        r"duets\[0\]\[0\] learn must be true or false, got 'false'",
+    ),
+    (
         {"dialogues": [[{"role": "user", "text": "From <s0>?"}, {"role": "assistant", "text": "<e0>"}]],
          "meta": {"token": {"<s0>": 5000.0}}},
         r"<s0> stands for 5000 s, which is outside the video; dialogues\[0\]: <e0> stands for no time",
