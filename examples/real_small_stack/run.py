@@ -1,7 +1,7 @@
 """A real language model learns to see and hear: `python run.py --out FOLDER`. Run again, it goes on.
 
-DINOv2-small, Whisper tiny.en and Gemma 3 270M (or another language model); photos and sounds; from downloads to
-answers. Every stage is a command of longcompress, which is printed.
+DINOv2-small, Whisper tiny.en and Gemma 3 270M (or another language model); photos and sounds; from downloads
+to answers. Every stage is a command of longcompress, which is printed.
 """
 
 import argparse

@@ -43,9 +43,7 @@ def words_of(video: CompressedVideo, record: Record, tokenizer: Any) -> dict[str
     whole = [i for text in whole_texts(record) for i in text_ids(tokenizer, text)]
     out = {}
     for name, tokens in video.streams.items():
-        said = are_said_of(tokens, record.events).tolist()
-        of_each = [
-            [i for ids, is_said in zip(events, row, strict=True) if is_said for i in ids] for row in said
-        ]
+        rows = are_said_of(tokens, record.events).tolist()
+        of_each = [[i for ids, holds in zip(events, row, strict=True) if holds for i in ids] for row in rows]
         out[name] = padded([(ids or whole)[:MAX_IDS] for ids in of_each], -1)
     return out
