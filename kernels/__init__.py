@@ -10,7 +10,10 @@ if __name__ == "kernels":
 
     __version__ = "0.0.0"  # transformers parses it
     _root = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-    _elsewhere = [p for p in sys.path if os.path.realpath(p or os.getcwd()) != _root]
+    # other checkouts of this repository would look for the package here again
+    _roots = sys.__dict__.setdefault("_longcompress_roots", set())
+    _roots.add(_root)
+    _elsewhere = [p for p in sys.path if os.path.realpath(p or os.getcwd()) not in _roots]
     _spec = importlib.machinery.PathFinder.find_spec(__name__, _elsewhere)
     if _spec is not None and _spec.loader is not None:
         _module = importlib.util.module_from_spec(_spec)

@@ -457,11 +457,18 @@ def _digest(text: str, values: Iterable[tuple[str, Tensor]]) -> str:
     """The hash of a text and of 64 numbers of each named tensor."""
     digest = hashlib.sha256(text.encode())
     for name, value in values:
-        flat = value.detach().flatten()
-        at = torch.linspace(0, max(0, len(flat) - 1), min(64, len(flat))).long().to(flat.device)
         digest.update(f"{name}{tuple(value.shape)}".encode())
-        digest.update(flat[at].to(torch.bfloat16).float().cpu().numpy().tobytes())
+        digest.update(spread(value).to(torch.bfloat16).float().cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def spread(value: Tensor) -> Tensor:
+    """64 numbers of a tensor, or all of a smaller one, from the first to the last."""
+    flat = value.detach().flatten()
+    last = max(0, len(flat) - 1)
+    # in float32 the last of over 16 million places rounds to one behind the end
+    at = torch.linspace(0, last, min(64, len(flat))).long().clamp_max(last)
+    return flat[at.to(flat.device)]
 
 
 def folder_of(name: str | Path, what: str = "model") -> Path:

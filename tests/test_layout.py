@@ -48,6 +48,12 @@ def test_the_public_package_is_found_behind_ours(tmp_path, first):
     assert python(code, tmp_path) == "public 9.9"
 
 
+def test_two_checkouts_on_the_path_do_not_look_for_the_package_in_each_other_for_ever(tmp_path):
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "__init__.py").write_text((ROOT / "kernels" / "__init__.py").read_text())
+    assert python("import kernels; print(kernels.__version__)", tmp_path) == "0.0.0"
+
+
 @pytest.mark.parametrize("name", ["kernels", "train", "eval"])
 def test_the_root_folders_are_linked_into_the_package(name):
     link = ROOT / "longcompress" / name

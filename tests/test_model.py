@@ -54,6 +54,15 @@ def test_a_loaded_weight_changes_the_identity():
     assert model.identity() == other.identity() != first
 
 
+@pytest.mark.parametrize("num", [0, 1, 63, (1 << 24) + 1, 32000 * 4096])
+def test_weights_of_any_size_are_hashed(num):
+    weight = torch.zeros(num, dtype=torch.int8)
+    assert model_file._digest("", [("a", weight)]) == model_file._digest("", [("a", weight.clone())])
+    if num:
+        weight[-1] = 1
+        assert model_file._digest("", [("a", weight)]) != model_file._digest("", [("a", weight * 0)])
+
+
 def test_config_that_tokens_depend_on_changes_the_identity():
     model = models.model()
     first = model.identity()

@@ -12,13 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-import torch
 from tqdm import tqdm
 
 from ...config import MediaConfig, to_dict
 from ...media.reader import Reading
 from ...memory import VideoMemory
-from ...model import LongCompress
+from ...model import LongCompress, spread
 from ...session import Session
 from ..bench.rows import version_of
 from ..metrics.meteor import meteor_name
@@ -311,8 +310,6 @@ def _model_hash(model: LongCompress) -> str:
     """A hash of the config and of samples of all weights; `identity` omits projectors and language model."""
     digest = hashlib.sha256(json.dumps(to_dict(model.config), sort_keys=True, default=str).encode())
     for name, value in sorted(model.state_dict().items()):
-        flat = value.detach().flatten()
-        at = torch.linspace(0, max(0, len(flat) - 1), min(64, len(flat))).long().to(flat.device)
         digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
-        digest.update(flat[at].double().cpu().numpy().tobytes())
+        digest.update(spread(value).double().cpu().numpy().tobytes())
     return digest.hexdigest()
