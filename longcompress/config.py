@@ -51,7 +51,7 @@ class MediaConfig:
         video: read frames.
         audio: read audio.
         max_pixels: larger frames are refused.
-        threads: decoder threads; 0: all cores, but one where two cores decode frames of up to 640 x 360.
+        threads: decoder threads; 0: all cores, but one for frames of up to 300,000 pixels on two cores.
     """
 
     rate_fps: float = 1.0

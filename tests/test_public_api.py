@@ -111,7 +111,7 @@ MAX_LINES = {
     "longcompress/serve": (2884, 2226),
     "longcompress/synthetic": (1291, 925),
     "train": (2633, 1852),
-    "train/data": (1694, 1161),
+    "train/data": (1695, 1161),
     "train/imports": (428, 312),
     "train/shards": (1597, 1137),
     "train/tiny": (1864, 1354),

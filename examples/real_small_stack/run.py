@@ -139,9 +139,8 @@ def main(words: Sequence[str] | None = None) -> dict[str, dict]:
     media, shards = data / "media", data / "shards"
 
     def make_model() -> None:
-        LongCompress.from_config(config(cache, options.lm), device="cpu", dtype="bfloat16").save_pretrained(
-            model
-        )
+        whole = LongCompress.from_config(config(cache, options.lm), device="cpu", dtype="bfloat16")
+        whole.save_pretrained(model)
 
     stages("fetch and load the models", (model / "config.json").is_file(), make_model)
     nums = {"photos_train": options.photos, "events_train": options.videos}

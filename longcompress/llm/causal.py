@@ -425,8 +425,8 @@ def spelled(table: nn.Module, words: Tensor, norm: float) -> Tensor:
     x = together(table, words, "mean").float()
     x = torch.where(known[:, None], x - x[known].mean(0).nan_to_num(), 0)
     unit = norm * table(words[words >= 0]).float().norm(dim=1).mean().nan_to_num()
-    directions = (nn.functional.normalize(part, dim=1) for part in (x, torch.randn_like(x)))
-    return unit * sum(d * share for d, share in zip(directions, (1, SPELLING_NOISE), strict=True))
+    noise = nn.functional.normalize(torch.randn_like(x), dim=1)
+    return unit * (nn.functional.normalize(x, dim=1) + SPELLING_NOISE * noise)
 
 
 def _walsh(num: int, width: int) -> Tensor:

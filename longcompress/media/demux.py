@@ -28,7 +28,7 @@ _WAITING_LIVE_BYTES = 8_000_000  # likewise in a source that can be read only on
 _TRUSTED_LENGTHS = frozenset(("mov", "mp4", "matroska", "webm", "avi", "flv", "asf", "mxf", "wav"))
 
 _USUAL_FPS = 25.0
-_SMALL_PIXELS = 300_000  # 640 x 360: two decoder threads wait for each other longer than they decode
+_SMALL_PIXELS = 300_000  # two decoder threads wait for each other longer than they decode such a frame
 S = TypeVar("S", av.VideoStream, av.AudioStream)
 
 

@@ -125,18 +125,18 @@ class ExampleMaker:
         if self.questions.is_duet:
             loaded.duets.append(self.duet(sample, generator))
         else:
-            example, num = self.example(sample, budget, generator)
-            if loaded.number < self.text_steps:
-                words = words_of(example.video, record_of(sample), self.tokenizer)
-                example = replace(example, video=replace(example.video, words=words))
+            example, num = self.example(sample, budget, generator, loaded.number < self.text_steps)
             loaded.examples.append(example)
             loaded.dropped += num
         loaded.keys.append(key)
         loaded.video_s += sample.features["duration_s"]
 
-    def example(self, sample: Sample, budget: int, generator: np.random.Generator) -> tuple[Example, int]:
-        """(a video compressed to `budget` with questions, number of its texts that were left out);
-        ValueError: its width is wrong, nothing can be asked about it, or it is longer than the context."""
+    def example(
+        self, sample: Sample, budget: int, generator: np.random.Generator, in_words: bool = False
+    ) -> tuple[Example, int]:
+        """(a video compressed to `budget`, its tokens also in words if asked for, with questions, number of
+        its texts that were left out); ValueError: its width is wrong, nothing can be asked about it, or it is
+        longer than the context."""
 
         def size(turns: Turns) -> int:
             return sum(len(encode(self.tokenizer, text)) for turn in turns for text in turn)
@@ -147,8 +147,10 @@ class ExampleMaker:
         if len(names) > 1 and generator.random() < config.drop_stream:
             state = without(state, names[int(generator.integers(len(names)))])
         video = self.compressed(state, where, budget)
-        record, num_unknown = without_unknown(record_of(sample), self.tokenizer)
-        video = replace(video, text=record.text)
+        whole = record_of(sample)
+        words = words_of(video, whole, self.tokenizer) if in_words else {}
+        record, num_unknown = without_unknown(whole, self.tokenizer)
+        video = replace(video, text=record.text, words=words)
         kinds = self.kinds(generator)
         for kind in kinds:
             turns = turns_of(
@@ -158,8 +160,7 @@ class ExampleMaker:
             if turns:
                 short, num = shortened(turns, size, config.max_text_tokens)
                 is_dialogue, is_plain = kind == "conversation", config.format == "plain"
-                whole = Example(video, short, is_dialogue, is_plain)
-                example, dropped = self.room.fitted(whole, where)
+                example, dropped = self.room.fitted(Example(video, short, is_dialogue, is_plain), where)
                 return example, num + dropped + num_unknown
         unknown = f"; the tokenizer knows no token of {num_unknown} of its texts" if num_unknown else ""
         raise ValueError(
