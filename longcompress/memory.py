@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load
 from torch import Tensor
 from tqdm import tqdm
 
@@ -246,9 +247,8 @@ class VideoMemory:
             raise FileNotFoundError(f"path: no memory file {path}; make one with `longcompress compress`")
         header = read_header(path)
         try:
-            with safe_open(path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except SafetensorError as error:
+            tensors = load(path.read_bytes())  # safe_open leaves two objects behind for each tensor it gives
+        except (SafetensorError, KeyError) as error:
             raise ValueError(f"path {path} is not a whole memory file ({error}); make it anew") from error
         if header["sha256"] != _hash(tensors):
             raise ValueError(

@@ -1,7 +1,10 @@
 """Damaged small files give a result or one clear error; `make fuzz-bytes` runs thousands."""
 
+import shutil
+
 import pytest
 
+import fuzz_files
 from fuzz_bytes import KINDS, run, seeds_of, write_case
 from fuzz_files import Bases, make_bases
 from models import model as make_model
@@ -29,10 +32,12 @@ def test_seeds_that_failed_once_pass(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_seed_always_makes_the_same_file(kind, tmp_path):
-    seed, contents = next(seeds_of(kind, SEEDS)), []
+def test_a_seed_always_makes_the_same_file(kind, tmp_path, monkeypatch):
+    """Of the same media: encoders of other libraries were once seen to write one frame differently."""
+    seed, contents, first = next(seeds_of(kind, SEEDS)), [], make_bases()
     (tmp_path / "again").mkdir()
-    for name, bases in (("a", make_bases()), ("b", Bases(make_model(), tmp_path / "again"))):
+    monkeypatch.setattr(fuzz_files, "write", lambda path, video: shutil.copy(first.folder / path.name, path))
+    for name, bases in (("a", first), ("b", Bases(make_model(), tmp_path / "again"))):
         (tmp_path / name).mkdir()
         path = write_case(seed, bases, tmp_path / name)
         files = sorted(path.rglob("*")) if path.is_dir() else [path]

@@ -1,7 +1,9 @@
 """Memory files: types of their rows, and what part of a video they stand for."""
 
+import gc
 import json
 import re
+import sys
 from dataclasses import replace
 
 import pytest
@@ -65,6 +67,20 @@ def test_coverage_of_a_video_whose_frames_end_early():
     coverage = lc.compress(model, parts, budget=100, progress=False).coverage
     assert coverage["video"] == {"duration_s": 120.0, "read_s": 60.0, "represented_s": 60.0}
     assert coverage["audio"]["represented_s"] == 120.0
+
+
+def test_loading_leaves_nothing_behind(memory, tmp_path):
+    """A server loads memories for weeks."""
+    path = memory.save(tmp_path / "a.lcm")
+
+    def blocks(times):
+        for _ in range(times):
+            lc.load_memory(path, model=memory.model)
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    first = blocks(20)
+    assert blocks(100) - first < 50
 
 
 def test_coverage_stays_in_the_file(memory, tmp_path):
