@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from .memory import VideoMemory, ask_each
     from .model import LongCompress
     from .presets import families, from_transformers, load
-    from .session import Result, Session, compress, compress_many
+    from .session import Session
     from .types import Answer, Audio, Event, Frames, Tokens
+    from .videos import Result, compress, compress_many
 
 __version__ = "0.1.0"
 
@@ -23,7 +24,7 @@ _HOMES = {
     "LongCompress": "model",
     "families": "presets", "from_transformers": "presets", "load": "presets",
     "VideoMemory": "memory", "ask_each": "memory",
-    "Result": "session", "Session": "session", "compress": "session", "compress_many": "session",
+    "Result": "videos", "Session": "session", "compress": "videos", "compress_many": "videos",
 }  # fmt: skip
 __all__ = [
     "Answer", "Audio", "Event", "Frames", "LongCompress", "Result", "Session", "Tokens", "VideoMemory",

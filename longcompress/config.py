@@ -3,19 +3,13 @@
 They are read from JSON and YAML, and unknown keys are refused.
 """
 
-import dataclasses
 import math
-import re
-import typing
-from argparse import ArgumentError
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, TypeVar
-
-import yaml
+from typing import Literal, TypeVar
 
 from .config_live import LiveConfig
+from .config_llm import LLMConfig
+from .config_values import positive
 
 T = TypeVar("T")
 FORMAT = 2  # of a model's config
@@ -71,7 +65,7 @@ class MediaConfig:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        _positive(self, "rate_fps", "size_px", "rate_hz", "max_pixels")
+        positive(self, "rate_fps", "size_px", "rate_hz", "max_pixels")
         for name, limit in MAX_MEDIA.items():
             if getattr(self, name) > limit:
                 raise ValueError(f"{name} must be at most {limit}, got {getattr(self, name)}")
@@ -136,7 +130,7 @@ class VisionConfig:
     tokens: Literal["patches", "class", "projected"] = "patches"
 
     def __post_init__(self) -> None:
-        _positive(self, "metric_width", "batch_size", "pool")
+        positive(self, "metric_width", "batch_size", "pool")
         if self.merge_per_layer < 0:
             raise ValueError(f"merge_per_layer must be >= 0 pairs, got {self.merge_per_layer}")
         for name, need in (("merge_per_layer", 0), ("summary_layers", 0), ("pool", 1)):
@@ -177,7 +171,7 @@ class AudioConfig:
     tail: Literal["kept", "released"] = "kept"
 
     def __post_init__(self) -> None:
-        _positive(self, "pool", "metric_width")
+        positive(self, "pool", "metric_width")
         if self.kind == "beats" and (self.pool_across or self.layer != -1):
             raise ValueError(
                 f'pool_across and layer are for kind "whisper"; with "beats" they must be False and -1, got '
@@ -204,7 +198,7 @@ class SegmentConfig:
     frames: int = 10
 
     def __post_init__(self) -> None:
-        _positive(self, "length_s", "min_length_s", "min_novelty", "frames")
+        positive(self, "length_s", "min_length_s", "min_novelty", "frames")
         if self.min_length_s > self.length_s:
             raise ValueError(f"min_length_s must be <= length_s = {self.length_s}, got {self.min_length_s}")
 
@@ -282,7 +276,7 @@ class MemoryConfig:
     dtype: Literal["", "bfloat16", "int8"] = ""
 
     def __post_init__(self) -> None:
-        _positive(self, "num_queries")
+        positive(self, "num_queries")
 
 
 @dataclass(frozen=True)
@@ -303,123 +297,13 @@ class BudgetConfig:
     buffer_ratio: float = 4.0
 
     def __post_init__(self) -> None:
-        _positive(self, "tokens", "buffer_ratio")
+        positive(self, "tokens", "buffer_ratio")
         if not all(0 < weight < math.inf for weight in self.stream_weights.values()):
             raise ValueError(f"stream_weights must be > 0 for each stream, got {self.stream_weights}")
 
     def stream_weight(self, stream: str) -> float:
         """Relative weight of `stream`."""
         return self.stream_weights.get(stream, self.stream_weights.get("*", 0.2))
-
-
-@dataclass(frozen=True)
-class LLMConfig:
-    """The language model.
-
-    Attributes:
-        base: as in VisionConfig.
-        kind: "causal": a language model, behind encoders and projectors of their own. "stock": a video LLM
-            of transformers, whose own encoders and projectors make the tokens (`encoders.families`); its
-            prompt is its processor's, so that timestamp, projector, time, next_question, order, numbers and
-            the norms have no effect.
-        timestamp_s: seconds between timestamps, where these fit into timestamp_share of the budget; otherwise
-            a multiple. 0, for "stock": between frames.
-        timestamp_share: of the budget, that the text of timestamps may take beside it.
-        min_timestamps: a small budget gets so many too, where half of it holds them.
-        timestamp: its text; {start} is its whole second, {clock} the same as h:mm:ss, {tens} its tens of
-            seconds.
-        projector: "linear" (LLaVA, LongVLM); "mlp": linear, GELU, linear (LLaVA-1.5); "residual": the sum of
-            both, the MLP's last layer starting at zero; or "none" where the encoder's tokens are projected
-            already (VisionConfig.tokens).
-        heads: two linear layers without bias that say of a frame's last token how informative it is, and how
-            relevant to what was asked (MMDuet; `llm.heads`).
-        time: add to each token embeddings of its timestamp, first and last second and size.
-        max_offset_s: seconds after its timestamp that a token can tell apart.
-        system: system prompt for chat templates; "": none.
-        question: text of the user's turn, after the video; {question} is replaced. "": {question} alone,
-            between two line breaks where the tokenizer has no chat template.
-        next_question: likewise of a later turn of a dialogue, after the answer before; "": as `question`.
-        events: question that `events()` asks of each window; {start} and {end} in whole seconds.
-        events_window_s: length of a window.
-        time_format: numbers in answers are "seconds", or "hundredths" of the video, 00..99 as in VTimeLLM;
-            then `events()` asks `events` once, unchanged, of the whole video.
-        max_new_tokens: longest answer.
-        attention: transformers' attn_implementation.
-        order: "time": timestamp, tokens, timestamp, tokens, ..., streams side by side. "blocks": global
-            tokens, then stream after stream (frame, audio, speech), without timestamps, as in LongVLM,
-            VTimeLLM and LongVALE; needs time False.
-        numbers: how a timestamp or second that the tokenizer writes with several tokens becomes an embedding:
-            "places": each token with the signs of its place; "mean": their mean, in which 12 equals 21, as
-            `tiny` was trained.
-        token_norm: norm of video tokens after newly initialised projectors, without their common part, in
-            norms of the language model's own embeddings; 0: torch's initialisation, as in the papers.
-        time_norm: likewise of what `time` adds to each token; 0: gain 1.
-        text_after: where the positions of text behind a video go on, of "stock" models with time in their
-            positions: after all of the "video"; or after the larger side of its "grid", inside its own time,
-            as transformers 5 does for Qwen2-VL and Qwen2.5-VL.
-        text: how a text of a time (subtitles) is written; {text}, {start} and {clock} are replaced. It
-            follows the timestamp of its time; where the prompt has none, all texts follow the video.
-        text_tokens: of all texts of a video; where they have more, every second, third, ... is taken; 0:
-            none. They are beside the budget.
-        clock_scale: of positions in time of such models; below 1 where a video passes the trained range.
-    """
-
-    base: str = ""
-    kind: Literal["causal", "stock"] = "causal"
-    timestamp_s: float = 2.0
-    timestamp_share: float = 0.125
-    min_timestamps: int = 12
-    timestamp: str = "{start}s"
-    projector: Literal["linear", "mlp", "residual", "none"] = "linear"
-    heads: bool = False
-    time: bool = True
-    max_offset_s: int = 64
-    system: str = ""
-    question: str = ""
-    next_question: str = ""
-    events: str = (
-        "What happens between {start} and {end} seconds? Give each event with its first and last second."
-    )
-    events_window_s: float = 30.0
-    time_format: Literal["seconds", "hundredths"] = "seconds"
-    max_new_tokens: int = 256
-    attention: str = "sdpa"
-    order: Literal["time", "blocks"] = "time"
-    numbers: Literal["places", "mean"] = "places"
-    token_norm: float = 1.0
-    time_norm: float = 0.4
-    text_after: Literal["video", "grid"] = "video"
-    text: str = "[{clock}] {text}\n"
-    text_tokens: int = 1024
-    clock_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        _positive(self, "max_offset_s", "events_window_s", "max_new_tokens", "clock_scale", "timestamp_share")
-        if self.kind == "causal" or self.timestamp_s:
-            _positive(self, "timestamp_s")
-        if self.text_tokens < 0 or "{text}" not in self.text:
-            raise ValueError(
-                f"text must hold {{text}} and text_tokens be >= 0, got {self.text!r} and {self.text_tokens}"
-            )
-        for name in ("token_norm", "time_norm"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be >= 0 norms of embeddings, got {getattr(self, name)}")
-        if self.order == "blocks" and self.time:
-            raise ValueError(
-                'time must be False with order "blocks": without timestamps there is nothing to count '
-                'seconds from; set llm.time to False, or llm.order to "time"'
-            )
-
-    def timestamp_step_s(
-        self, duration_s: float, budget: int, num_text: int = 1, frame_s: float = 1.0
-    ) -> float:
-        """Seconds between timestamps of num_text tokens each: the smallest multiple of timestamp_s (where it
-        is 0, of frame_s) with at most timestamp_share * budget text tokens, or min_timestamps timestamps."""
-        unit_s = self.timestamp_s or frame_s
-        num_text = max(1, num_text)
-        few = min(self.min_timestamps, budget // (2 * num_text))
-        room = max(1, few, int(self.timestamp_share * budget / num_text))
-        return unit_s * max(1, math.ceil(math.ceil(duration_s / unit_s - 1e-9) / room))
 
 
 @dataclass(frozen=True)
@@ -448,90 +332,3 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.format != FORMAT:
             raise ValueError(f"format must be {FORMAT}, got {self.format}; upgrade longcompress")
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A config dataclass as plain values."""
-    return dataclasses.asdict(config)
-
-
-def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
-    """A config dataclass of `kind` from plain values; jsonargparse checks keys and types.
-
-    Raises:
-        ValueError: for a key that `kind` does not have, or a value of another type, with its dotted name.
-    """
-    from jsonargparse import ArgumentParser
-
-    _check_sections(kind, values)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--config", type=kind)
-    try:
-        config: T = parser.instantiate(parser.parse_object({"config": values})).config
-    except (ArgumentError, OverflowError) as error:  # a whole number that no float can be
-        raise ValueError(_message(str(error), kind)) from error
-    return config
-
-
-def load_config(kind: type[T], path: str | Path) -> T:
-    """Read a config of `kind` from a JSON or YAML file; see `read_values` and `from_dict`."""
-    values = read_values(path)
-    try:
-        return from_dict(kind, values)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def read_values(path: str | Path) -> dict[str, Any]:
-    """The mapping in a JSON or YAML file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it holds no mapping.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"config: no file {path}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))  # JSON is YAML too
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"config: {path} must be YAML or JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"config: {path} must hold a mapping, got {type(values).__name__}")
-    return values
-
-
-def _check_sections(kind: type, values: Mapping[str, Any]) -> None:
-    """ValueError where a section is no mapping (jsonargparse takes a text there for the name of a file), or a
-    field is null, which jsonargparse lets pass."""
-    hints = typing.get_type_hints(kind)
-    for key, value in values.items():
-        if not isinstance(key, str):
-            raise ValueError(f"unknown key {key!r}; {kind.__name__} has {sorted(hints)}")
-        hint = hints.get(key, Any)
-        if value is None and hint is not Any and type(None) not in typing.get_args(hint):
-            raise ValueError(f"{key} must not be null; leave it out for its default")
-        if dataclasses.is_dataclass(hint):
-            if not isinstance(value, Mapping):
-                raise ValueError(f"{key} must be a mapping, got {value!r}")
-            _check_sections(typing.cast(type, hint), value)
-
-
-def _message(text: str, kind: type) -> str:
-    """jsonargparse's message in one line: the key, what is needed, what was got."""
-    text = re.sub(r"<class '([\w.]+)'>", r"\1", " ".join(text.split())).replace("typing.", "")
-    if unknown := re.search(r"does not accept option '([\w.]+)'", text):
-        for section in unknown[1].split(".")[:-1]:
-            kind = typing.get_type_hints(kind).get(section, kind)
-        return f"unknown key {unknown[1]!r}; {kind.__name__} has {sorted(typing.get_type_hints(kind))}"
-    return re.sub(r'Parser key "(?:config\.)?([\w.]+)": (?:Expected an? (.*?)\. Got value: )?', _need, text)
-
-
-def _need(match: re.Match[str]) -> str:
-    return f"{match[1]} must be {match[2]}, got " if match[2] else f"{match[1]}: "
-
-
-def _positive(config: Any, *names: str) -> None:
-    for name in names:
-        if not 0 < getattr(config, name) < math.inf:
-            raise ValueError(f"{name} must be > 0, got {getattr(config, name)}")

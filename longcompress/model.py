@@ -17,17 +17,9 @@ from transformers import AutoModelForCausalLM
 from .compression.estimate import Estimate, Flow, Shape, check_duration, estimate
 from .compression.global_memory import GlobalMemory
 from .compression.state import MergeState, check_budget
-from .config import (
-    BudgetConfig,
-    MediaConfig,
-    MemoryConfig,
-    MergeConfig,
-    ModelConfig,
-    SegmentConfig,
-    load_config,
-    to_dict,
-)
+from .config import BudgetConfig, MediaConfig, MemoryConfig, MergeConfig, ModelConfig, SegmentConfig
 from .config_live import LiveConfig
+from .config_values import load_config, to_dict
 from .encoders import Encoder, PixelEncoder, StockAudio, StockVision, VisionEncoder
 from .encoders.checks import Base, check_language, kind_of, load_whole
 from .encoders.load import check_attention, dtype_of, is_relative, load_encoders, resolve

@@ -23,7 +23,6 @@ from .checkpoints.llava import FOLDERS, llava_parts
 from .config import (
     AudioConfig,
     BudgetConfig,
-    LLMConfig,
     MediaConfig,
     MemoryConfig,
     MergeConfig,
@@ -32,6 +31,7 @@ from .config import (
     VisionConfig,
 )
 from .config_live import POLLED, LiveConfig
+from .config_llm import LLMConfig
 from .encoders import AudioEncoder, PixelEncoder, VisionEncoder
 from .encoders.families import FAMILIES
 from .llm import CausalLM

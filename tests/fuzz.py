@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from longcompress.config import MergeConfig
-from longcompress.session import compress
+from longcompress.videos import compress
 
 from models import model as make_model
 

@@ -25,7 +25,7 @@ import yaml
 from longcompress.cli.common import complain
 from longcompress.cli.parser import parse
 from longcompress.cli.train import RECIPES, recipe_of, train
-from longcompress.config import to_dict
+from longcompress.config_values import to_dict
 from longcompress.memory import VideoMemory
 from longcompress.model import CHANGEABLE
 from longcompress.train.data.dataset import QuestionConfig, ShardData

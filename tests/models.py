@@ -18,7 +18,6 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from longcompress.config import (
     AudioConfig,
     BudgetConfig,
-    LLMConfig,
     MediaConfig,
     MemoryConfig,
     MergeConfig,
@@ -26,6 +25,7 @@ from longcompress.config import (
     SegmentConfig,
     VisionConfig,
 )
+from longcompress.config_llm import LLMConfig
 from longcompress.encoders import AudioEncoder, BeatsEncoder, VisionEncoder
 from longcompress.encoders.beats import Beats, BeatsConfig
 from longcompress.llm import CausalLM, CompressedVideo

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from longcompress.config import load_config
+from longcompress.config_values import load_config
 from longcompress.train import stages as module
 from longcompress.train.data.dataset import QuestionConfig
 from longcompress.train.engine import Engine

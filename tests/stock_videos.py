@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longcompress.config import LLMConfig, MediaConfig
+from longcompress.config import MediaConfig
+from longcompress.config_llm import LLMConfig
 from longcompress.encoders.families import FAMILIES
 from longcompress.encoders.vision import places_of
 from longcompress.llm import CompressedVideo, StockLM

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from longcompress.config import MergeConfig
-from longcompress.session import compress
+from longcompress.videos import compress
 
 from models import model as make_model
 from readings import KINDS, STAMPS, longer, media_threads, patched, restamp

@@ -5,7 +5,8 @@ from dataclasses import asdict
 
 import pytest
 
-from longcompress.config import BudgetConfig, MergeConfig, ModelConfig, VisionConfig, from_dict, load_config
+from longcompress.config import BudgetConfig, MergeConfig, ModelConfig, VisionConfig
+from longcompress.config_values import from_dict, load_config
 
 
 def test_a_config_comes_back_from_its_values(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import longcompress as lc
 from longcompress.files import parse_json, replacing, usual_modes
 from longcompress.media.reader import arrays
-from longcompress.session import compress
+from longcompress.videos import compress
 
 from clips import make_clip
 from models import model as make_model

@@ -20,7 +20,7 @@ FLOORS: dict[int, list[tuple[str, ...]]] = {
     1: [
         ("kernels/*",),
         ("longcompress/types.py",),
-        ("longcompress/config.py", "longcompress/config_live.py"),
+        ("longcompress/config.py", "longcompress/config_*.py"),
         ("longcompress/files.py",),
         ("longcompress/serialize.py",),
         ("longcompress/threads.py",),
@@ -48,7 +48,12 @@ FLOORS: dict[int, list[tuple[str, ...]]] = {
         ),
     ],
     6: [
-        ("longcompress/session.py", "longcompress/live_feed.py", "longcompress/live_steps.py"),
+        (
+            "longcompress/session.py",
+            "longcompress/videos.py",
+            "longcompress/live_feed.py",
+            "longcompress/live_steps.py",
+        ),
         ("longcompress/presets.py",),
         ("longcompress/plot.py",),
         ("longcompress/export.py",),
@@ -86,7 +91,7 @@ HOMES = {
     ),
     # eval's two commands parse their own words until they are mounted in cli/
     "jsonargparse": (
-        "longcompress/config.py",
+        "longcompress/config_values.py",
         "longcompress/cli/*",
         "eval/bench/__init__.py",
         "eval/runner/merge_quality.py",
@@ -94,7 +99,7 @@ HOMES = {
     # a model card begins with YAML
     "yaml": (
         "longcompress/cli/defaults.py",
-        "longcompress/config.py",
+        "longcompress/config_values.py",
         "train/data/convert.py",  # lmms-style lists of lists
         "train/model_card.py",
     ),

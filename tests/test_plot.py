@@ -13,9 +13,9 @@ from matplotlib.path import Path
 import longcompress as lc
 from longcompress import files, plot
 from longcompress.llm.prompt import lay_out
-from longcompress.session import compress
 from longcompress.synthetic import scenes
 from longcompress.types import Event
+from longcompress.videos import compress
 
 import models
 from stock_loaded import small

@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 import longcompress as lc
 from longcompress import memory as memories
 from longcompress.media.reader import arrays
-from longcompress.session import Dropped, Reply, SegmentClosed, Session, compress
+from longcompress.session import Dropped, Reply, SegmentClosed, Session
 from longcompress.synthetic.scenes import make_scene, write_video
 from longcompress.types import Answer, Audio, Event, Frames
+from longcompress.videos import compress
 
 from clips import make_clip, random_parts
 from helpers import assert_same_memory

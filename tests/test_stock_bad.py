@@ -11,7 +11,8 @@ from transformers import InstructBlipVideoConfig, LlamaConfig, SiglipConfig
 
 import longcompress as lc
 from longcompress.cli.main import main
-from longcompress.config import LLMConfig, MediaConfig, ModelConfig, VisionConfig
+from longcompress.config import MediaConfig, ModelConfig, VisionConfig
+from longcompress.config_llm import LLMConfig
 from longcompress.llm import Example
 from longcompress.llm.backbone import backbone_of, take_apart
 from longcompress.model import LongCompress

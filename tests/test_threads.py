@@ -8,8 +8,8 @@ from torch import nn
 
 from longcompress import threads
 from longcompress.compression import state
-from longcompress.session import compress
 from longcompress.threads import single_thread, threads_for
+from longcompress.videos import compress
 
 from clips import make_clip
 from models import model as make_model

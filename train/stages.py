@@ -22,7 +22,7 @@ from transformers import TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ..checkpoints.apply import merge_lora
-from ..config import to_dict
+from ..config_values import to_dict
 from ..files import replacing
 from ..llm import learned_places
 from ..llm.calibrate import embedding_norm

@@ -20,8 +20,8 @@ from ...encoders.fbank import beats_filters
 from ...encoders.random_encoders import SHAPES, Size, random_encoders
 from ...encoders.vision import CLIP_MEAN, CLIP_STD
 from ...model import LongCompress
-from ...session import read_session
 from ...types import Audio, Frames
+from ...videos import read_session
 from .rows import OURS, Row
 from .stages import decode
 from .timer import in_own_process, peaks_gb, relative_rms, stopwatch, timed

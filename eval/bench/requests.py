@@ -19,9 +19,9 @@ import numpy as np
 from ...memory import VideoMemory, ask_each
 from ...model import LongCompress
 from ...presets import load
-from ...session import compress
 from ...synthetic.questions import ask
 from ...synthetic.scenes import make_scene, write_video
+from ...videos import compress
 from .rows import Row
 from .stages import differences
 from .timer import in_own_process, peaks_gb, stopwatch, timed

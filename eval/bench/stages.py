@@ -21,8 +21,8 @@ from ...media.reader import probe, read
 from ...memory import VideoMemory
 from ...model import LongCompress
 from ...presets import load
-from ...session import compress
 from ...types import Audio, Frames, Segment
+from ...videos import compress
 from .rows import OURS, UNCOMPRESSED, Row
 from .timer import in_own_process, peaks_gb, stopwatch, timed
 

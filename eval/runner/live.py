@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ...config import to_dict
 from ...config_live import LiveConfig
+from ...config_values import to_dict
 from ...media.reader import Reading
 from ...model import LongCompress
 from ...session import Session

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 from tqdm import tqdm
 
-from ...config import MediaConfig, to_dict
+from ...config import MediaConfig
+from ...config_values import to_dict
 from ...media.reader import Reading
 from ...memory import VideoMemory
 from ...model import LongCompress, spread

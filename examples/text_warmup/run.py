@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from longcompress import Session
-from longcompress.config import load_config
+from longcompress.config_values import load_config
 from longcompress.presets import load, new_tiny
 from longcompress.synthetic.questions import ask, grade
 from longcompress.synthetic.scenes import make_scene, parts_of

@@ -19,8 +19,8 @@ from ..config import MediaConfig
 from ..media import probe, read
 from ..media.thumbnails import read_thumbnails
 from ..model import LongCompress
-from ..session import compress
 from ..types import HALF, Audio
+from ..videos import compress
 
 PROMPT = "Describe what is seen and heard in this part of a video, in one or two sentences."
 MAX_SIGNS = 4000  # of a caption; a longer one is a model that doesn't stop

@@ -13,7 +13,6 @@ import torch
 from ..config import (
     AudioConfig,
     BudgetConfig,
-    LLMConfig,
     MediaConfig,
     MemoryConfig,
     MergeConfig,
@@ -22,6 +21,7 @@ from ..config import (
     VisionConfig,
 )
 from ..config_live import LiveConfig
+from ..config_llm import LLMConfig
 from ..model import LongCompress
 from .llava import llava_parts
 

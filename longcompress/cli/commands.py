@@ -108,7 +108,7 @@ def compress(
             fail(error)
     todo = {file: sys.stdin.buffer if file == STDIN else file for file in videos if file in {*infos, STDIN}}
     if todo:
-        from ..session import compress_many
+        from ..videos import compress_many
 
         model = common.load_model(options)
         common.check_budget(model, options, list(infos.values()))

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..config import MediaConfig, ModelConfig, load_config, read_values, to_dict
+from ..config import MediaConfig, ModelConfig
+from ..config_values import load_config, read_values, to_dict
 from .defaults import with_defaults
 
 if TYPE_CHECKING:  # torch and transformers take seconds to import: only commands that need them do
@@ -186,7 +187,7 @@ def memory_of(source: str, options: VideoOptions, **more: Any) -> "VideoMemory":
         infos = [] if source == "-" else [probe_video(source, options)]
         model = load_model(options)
         check_budget(model, options, infos)
-        from ..session import compress
+        from ..videos import compress
 
         with reading():
             opened = sys.stdin.buffer if source == "-" else source

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from ..config import from_dict, read_values
+from ..config_values import from_dict, read_values
 
 NAMES = ("model", "device", "dtype", "config", "budget", "video_track", "audio_track", "protocols")
 T = TypeVar("T")

@@ -40,8 +40,8 @@ def demo(
     from ..events.files import write_events
     from ..plot import plot_merged, plot_timeline, plot_tokens
     from ..presets import load
-    from ..session import compress
     from ..synthetic.scenes import make_scene
+    from ..videos import compress
 
     folder = folder_of(out)
     took: dict[str, float] = {}

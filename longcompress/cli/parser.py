@@ -21,7 +21,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from ..config import from_dict, to_dict
+from ..config_values import from_dict, to_dict
 
 Command = Callable[..., int | None]
 

@@ -61,7 +61,7 @@ def train(
 
 def recipe_of(words: Sequence[str]) -> Any:
     """The recipe that the first of these words names; without one, the overfit check's or an empty stage."""
-    from ..config import load_config, read_values
+    from ..config_values import load_config, read_values
     from ..train.stages import StageRecipe
     from ..train.tiny.recipe import TinyRecipe
 

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..config import from_dict
+from ..config_values import from_dict
 from ..files import replacing
 from .fbank import BANDS
 

@@ -10,8 +10,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import torch
 
-from ..config import from_dict, to_dict
 from ..config_live import LiveConfig
+from ..config_values import from_dict, to_dict
 from ..files import parse_json
 from ..model import LongCompress
 from ..session import Session

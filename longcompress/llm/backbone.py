@@ -17,7 +17,8 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from ..config import LLMConfig, MediaConfig, MemoryConfig, MergeConfig, ModelConfig
+from ..config import MediaConfig, MemoryConfig, MergeConfig, ModelConfig
+from ..config_llm import LLMConfig
 from ..encoders import StockAudio, StockVision
 from ..encoders.checks import load_whole
 from ..encoders.families import FAMILIES, Family

@@ -11,7 +11,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel, TextStreamer
 
-from ..config import LLMConfig
+from ..config_llm import LLMConfig
 from ..encoders.stream import memory_hint
 from ..threads import by_size
 from ..types import CompressedVideo, stream_order

@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from ..config import BudgetConfig, LLMConfig
+from ..config import BudgetConfig
+from ..config_llm import LLMConfig
 from ..encoders.families import FAMILIES
 from ..encoders.stock import encoder_state
 from .backbone import class_of

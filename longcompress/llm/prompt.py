@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import LLMConfig
+from ..config_llm import LLMConfig
 from ..types import HALF, CompressedVideo, Tokens
 from .packing import first_fit
 from .texts import by_start, shown_texts

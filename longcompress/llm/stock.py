@@ -13,7 +13,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from ..config import LLMConfig, MediaConfig
+from ..config import MediaConfig
+from ..config_llm import LLMConfig
 from ..encoders.families import Family
 from ..encoders.stream import memory_hint
 from ..threads import by_size

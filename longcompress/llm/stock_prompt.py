@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import LLMConfig, MediaConfig
+from ..config import MediaConfig
+from ..config_llm import LLMConfig
 from ..encoders.families import Family
 from ..types import CompressedVideo, Tokens
 from .prompt import IGNORED, Example, Turns, after_end, conversation_texts, encode, question_texts

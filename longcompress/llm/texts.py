@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from ..config import LLMConfig
+from ..config_llm import LLMConfig
 from ..types import Event
 
 

@@ -13,8 +13,8 @@ from ..media import probe, read
 from ..media.image import PNG, plain_png
 from ..memory import VideoMemory
 from ..model import LongCompress
-from ..session import compress
 from ..types import Audio, Frames
+from ..videos import compress
 from .limits import MB, ApiError, Limits, refuse
 from .request import ChatRequest
 from .sources import Source

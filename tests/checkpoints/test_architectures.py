@@ -14,7 +14,8 @@ from longcompress.encoders import VisionEncoder
 from longcompress.llm import Example
 from longcompress.llm.prompt import lay_out
 from longcompress.media.reader import read
-from longcompress.session import SegmentClosed, Session, compress
+from longcompress.session import SegmentClosed, Session
+from longcompress.videos import compress
 
 from models import published
 from videos import Video, write

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from longcompress.compression.estimate import Flow, Shape, estimate
 from longcompress.compression.state import allocate, check_budget
-from longcompress.config import LLMConfig, MergeConfig, ModelConfig
+from longcompress.config import MergeConfig, ModelConfig
+from longcompress.config_llm import LLMConfig
 
 
 def shape(duration_s: float, patches: int = 16, *, heard: bool = True, context: int | None = None) -> Shape:

@@ -7,8 +7,8 @@ import torch
 
 import longcompress as lc
 from longcompress.checkpoints.architectures import config_of, encoders_of
-from longcompress.session import compress, read_session
 from longcompress.synthetic.scenes import make_scene, parts_of
+from longcompress.videos import compress, read_session
 
 from models import published
 from videos import Video, write

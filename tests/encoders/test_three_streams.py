@@ -12,8 +12,9 @@ from longcompress.eval.bench import stages
 from longcompress.llm.prompt import lay_out
 from longcompress.media.reader import arrays
 from longcompress.model import LongCompress
-from longcompress.session import Session, compress
+from longcompress.session import Session
 from longcompress.synthetic.scenes import make_scene, write_video
+from longcompress.videos import compress
 
 from clips import make_clip, random_parts
 from helpers import assert_same_memory

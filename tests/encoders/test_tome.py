@@ -24,7 +24,8 @@ from transformers import (
     ViTModel,
 )
 
-from longcompress.config import VisionConfig, from_dict, load_config
+from longcompress.config import VisionConfig
+from longcompress.config_values import from_dict, load_config
 from longcompress.encoders import VisionEncoder, tome
 from longcompress.encoders.tome import FAMILIES, check_encoder, merged_states
 from longcompress.model import LongCompress

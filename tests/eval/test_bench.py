@@ -32,8 +32,8 @@ from longcompress.eval.bench.throughput import bench_throughput
 from longcompress.eval.bench.timer import in_own_process, timed
 from longcompress.llm import CausalLM
 from longcompress.presets import load
-from longcompress.session import compress
 from longcompress.synthetic import scenes
+from longcompress.videos import compress
 
 import videos
 

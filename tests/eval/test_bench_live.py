@@ -2,7 +2,7 @@
 
 import math
 
-from longcompress.config import LLMConfig
+from longcompress.config_llm import LLMConfig
 from longcompress.eval.bench.live import bench_live
 from longcompress.eval.bench.rows import load_rows
 

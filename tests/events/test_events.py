@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longcompress.config import LLMConfig
+from longcompress.config_llm import LLMConfig
 from longcompress.events.files import SUBTITLES, WRITERS, write_events
 from longcompress.events.parse import join_events, parse_spans, to_percent, to_seconds
 from longcompress.llm.prompt import timestamp_text

@@ -23,21 +23,21 @@ from longcompress.checkpoints.architectures import longvale
 from longcompress.config import (
     AudioConfig,
     BudgetConfig,
-    LLMConfig,
     MediaConfig,
     MemoryConfig,
     ModelConfig,
     VisionConfig,
-    from_dict,
 )
+from longcompress.config_llm import LLMConfig
+from longcompress.config_values import from_dict
 from longcompress.llm import CausalLM, Example
 from longcompress.llm.calibrate import embedding_norm, time_norm
 from longcompress.llm.causal import together
 from longcompress.llm.prompt import encode
 from longcompress.model import LongCompress
 from longcompress.presets import tiny
-from longcompress.session import compress
 from longcompress.synthetic.scenes import make_scene, parts_of
+from longcompress.videos import compress
 
 from models import hearing, language_model, listening
 

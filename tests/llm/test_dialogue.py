@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from longcompress.config import LLMConfig
+from longcompress.config_llm import LLMConfig
 from longcompress.llm import Example
 from longcompress.llm.prompt import IGNORED, VIDEO, conversation, encode
 

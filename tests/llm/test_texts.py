@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from longcompress.config import LLMConfig
+from longcompress.config_llm import LLMConfig
 from longcompress.llm import Example
 from longcompress.llm.prompt import encode, lay_out
 from longcompress.llm.texts import by_start, shown_texts, text_info

@@ -24,9 +24,9 @@ import longcompress as lc
 from longcompress.eval.lmms.model import LongCompressModel
 from longcompress.llm import Example
 from longcompress.media import reader as media
-from longcompress.session import compress
 from longcompress.synthetic.questions import ask
 from longcompress.synthetic.scenes import OBJECTS, make_scene, write_video
+from longcompress.videos import compress
 
 from stock_folders import save
 

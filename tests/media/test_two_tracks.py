@@ -8,8 +8,9 @@ import torch
 import longcompress as lc
 from longcompress.config import MediaConfig
 from longcompress.media.reader import read
-from longcompress.session import Dropped, Session, compress
+from longcompress.session import Dropped, Session
 from longcompress.types import Audio, Frames
+from longcompress.videos import compress
 
 from models import model as make_model
 from videos import Video, onsets, write

@@ -15,7 +15,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithP
 
 import longcompress as lc
 from longcompress.cli.main import main
-from longcompress.config import load_config
+from longcompress.config_values import load_config
 from longcompress.llm.prompt import lay_out
 from longcompress.train import stages as stages_module
 from longcompress.train.data.convert import convert, save_records

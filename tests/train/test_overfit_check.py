@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from longcompress.cli.main import main
-from longcompress.config import load_config
+from longcompress.config_values import load_config
 from longcompress.presets import load
 from longcompress.synthetic.scenes import make_scene
 from longcompress.train.overfit_check import arbitrary_question, first_samples

@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import load, save
 
 from longcompress.config import SegmentConfig
-from longcompress.session import read_session
 from longcompress.train.records import faults, num_overlapping, parse_record, read_records, slug
 from longcompress.train.shards import index as indexes
 from longcompress.train.shards import make as shards
 from longcompress.train.shards.sample import Needs, members_of, read_sample
 from longcompress.train.shards.tar import members_in, write_tar
 from longcompress.types import Event
+from longcompress.videos import read_session
 
 import models
 import videos

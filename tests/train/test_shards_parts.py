@@ -8,12 +8,12 @@ import torch
 
 from longcompress.config import MediaConfig
 from longcompress.media import reader as media
-from longcompress.session import read_session
 from longcompress.train.data.questions import turns_of
 from longcompress.train.records import Record, Turn, part_key, part_of, read_records
 from longcompress.train.shards import make as shards
 from longcompress.train.shards.sample import members_of, read_sample
 from longcompress.types import Audio, Event, Frames
+from longcompress.videos import read_session
 
 import models
 import videos

@@ -218,7 +218,7 @@ def test_a_part_without_a_gradient_stops_the_training(recipe, tmp_path):
 def test_the_recipes_that_come_with_it_load(name):
     from pathlib import Path
 
-    from longcompress.config import load_config
+    from longcompress.config_values import load_config
     from longcompress.train import stages
 
     recipe = load_config(StageRecipe, Path(stages.__file__).parent / "recipes" / f"{name}.yaml")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import longcompress as lc
 from longcompress.compression.baselines import METHODS
-from longcompress.config import load_config
+from longcompress.config_values import load_config
 from longcompress.eval.runner.run import run as run_eval
 from longcompress.eval.runner.run_file import RunConfig
 from longcompress.eval.runner.sources import from_scenes

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import longcompress as lc
-from longcompress.config import load_config
+from longcompress.config_values import load_config
 from longcompress.llm.stock import StockLM
 from longcompress.synthetic.scenes import make_scene, parts_of
 from longcompress.train.tiny import omni, vl

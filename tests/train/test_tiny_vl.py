@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import longcompress as lc
-from longcompress.config import load_config
+from longcompress.config_values import load_config
 from longcompress.llm.stock import StockLM
 from longcompress.presets import TINY_VL
 from longcompress.synthetic import places

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...files import replacing
 from ...model import LongCompress
-from ...session import read_session
+from ...videos import read_session
 from ..records import Record
 from ..shards.make import ENDLESS, Result, each, make_share, try_part
 

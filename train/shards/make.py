@@ -18,7 +18,7 @@ from ...checkpoints.files import chunked
 from ...files import replacing, sweep
 from ...media import reader as media
 from ...model import LongCompress
-from ...session import read_session, source_info
+from ...videos import read_session, source_info
 from ..records import SLACK_S, Record, checked
 from .index import INDEX, Index, index_of, load_index
 from .remote import Place, Remote, ends_work, fetched, place_of, placing, sizes_in

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...compression.global_memory import Mean
 from ...compression.merging import Group
 from ...compression.state import Chunk, MergeState
-from ...config import to_dict
+from ...config_values import to_dict
 from ...files import parse_json
 from ...memory import sampling, sampling_hint
 from ...model import LongCompress

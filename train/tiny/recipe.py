@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import gelu
 from torch.utils.data import DataLoader
 
-from ...config import load_config
+from ...config_values import load_config
 from ...encoders import AudioEncoder, StockVision, VisionEncoder
 from ...encoders.stock import encoder_state
 from ...llm.prompt import encode
