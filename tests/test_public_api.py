@@ -118,9 +118,7 @@ MAX_LINES = {
 }
 # The house is still larger than its goal of (25_000, 17_000) lines. These numbers may only fall.
 MAX_TOTAL = (47_705, 33_740)
-MAX_FILES = (
-    34  # of ours that compress and ask of a file go through; 31 before two long ones were split
-)
+MAX_FILES = 34  # of ours that compress and ask of a file go through; 31 before two long ones were split
 
 
 def parameters(function: Callable[..., Any]) -> str:
