@@ -22,6 +22,7 @@ FLOORS: dict[int, list[tuple[str, ...]]] = {
         ("longcompress/types.py",),
         ("longcompress/config.py", "longcompress/config_*.py"),
         ("longcompress/files.py",),
+        ("longcompress/heap.py",),
         ("longcompress/serialize.py",),
         ("longcompress/threads.py",),
     ],

@@ -1,6 +1,5 @@
 """Memory of a training step, extrapolated from shorter steps before the long one is run."""
 
-import ctypes
 import time
 from functools import partial
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..heap import return_large_blocks
 from ..llm import CompressedVideo, Example, learned_places
 from ..model import LongCompress
 from ..types import Tokens
@@ -40,9 +40,8 @@ def estimate_memory(
         raise ValueError(f"tokens must be >= {minimum} to be estimated from shorter steps, got {tokens}")
     prepare(model, recipe)
     torch.set_num_threads(recipe.engine.threads)
-    if model.device.type == "cpu" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        # From now on freed tensors return to the system at once; glibc would keep those of middle sizes.
-        libc.mallopt(-3, 1 << 18)  # M_MMAP_THRESHOLD; setting it also stops it from growing
+    if model.device.type == "cpu":
+        return_large_blocks()
     optimizer = torch.optim.AdamW([p for p in model.llm.parameters() if p.requires_grad], lr=recipe.lr)
     model.llm.train()
     example = partial(synthetic_example, model, seconds=seconds, num_questions=recipe.questions.max_questions)

@@ -1,18 +1,14 @@
 """The command `serve`."""
 
 import asyncio
-import ctypes
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+from .. import heap
 from ..serve.limits import Limits
 from . import common
 from .common import ModelOptions
-
-ARENA_MAX, MMAP_THRESHOLD = -8, -3  # of malloc.h
-LARGE = 1 << 18  # bytes
 
 
 def serve(*, limits: Limits, options: ModelOptions) -> None:
@@ -28,7 +24,8 @@ def serve(*, limits: Limits, options: ModelOptions) -> None:
         from ..serve.app import App, listen, server_of
     except ImportError as error:
         raise ImportError(f"{error}; pip install 'longcompress[serve]'") from error
-    _bound_heap()
+    heap.share_one_heap()  # else what the tensors of many threads leave between them grows for days
+    heap.return_large_blocks()
     with listen(limits) as socket:
         is_folder = Path(options.model).is_dir()  # whose place is nobody's business
         name = Path(options.model).resolve().name if is_folder else options.model
@@ -37,12 +34,3 @@ def serve(*, limits: Limits, options: ModelOptions) -> None:
         place = f"[{address}]" if ":" in address else address
         print(f"{name} at http://{place}:{port}/v1", flush=True)
         asyncio.run(server_of(app).serve(sockets=[socket]))
-
-
-def _bound_heap() -> None:
-    """Let glibc give large blocks back to the system, and threads share a heap: else what the tensors of many
-    threads leave between them grows for days."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:  # other libraries have none
-        mallopt(ARENA_MAX, 1)
-        mallopt(MMAP_THRESHOLD, LARGE)

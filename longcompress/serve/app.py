@@ -19,6 +19,7 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route, Router
 
 from ..files import parse_json
+from ..heap import return_free_pages
 from ..memory import VideoMemory
 from ..model import LongCompress
 from .engine import Engine
@@ -37,6 +38,7 @@ ALIVE_S = 2.0  # without news, after which a stream gets a comment: so it is see
 GRACE_S = 10  # for answers to end when the server is told to
 ERROR_S = 3  # of that, for errors
 KEEP_ALIVE_S = 75  # of idle connections: clients close theirs first, or a request meets one that ends
+FREE_S = 30.0  # after which free memory returns to the system
 CHUNK = 1 << 20
 UPLOAD_ROOM = 1 << 16  # bytes of an upload's form beside the file
 
@@ -74,8 +76,10 @@ class App:
     @asynccontextmanager
     async def _lifespan(self, _: Any) -> AsyncIterator[None]:
         self.warming = asyncio.create_task(self.engine.warm_up())
+        freeing = asyncio.create_task(_return_free_pages())
         yield
-        self.warming.cancel()
+        for task in (self.warming, freeing):
+            task.cancel()
         self.close()
 
     def close(self) -> None:
@@ -309,6 +313,13 @@ async def _left(request: Request) -> None:
     """Waits until the client leaves."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def _return_free_pages() -> None:
+    """Else what many requests leave between small allocations grows for hours."""
+    while True:
+        await asyncio.sleep(FREE_S)
+        await asyncio.to_thread(return_free_pages)
 
 
 def listen(limits: Limits) -> socket.socket:
