@@ -31,4 +31,4 @@ def return_free_pages() -> None:
 
 def _function(name: str) -> Callable[..., int] | None:
     function = getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
-    return function  # type: ignore[no-any-return]
+    return function

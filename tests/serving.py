@@ -16,11 +16,23 @@ import numpy as np
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from longcompress.config_live import LiveConfig, TriggerConfig
 from longcompress.serve.app import App, listen, server_of
 from longcompress.serve.limits import Limits
 from longcompress.serve.live_request import HEAD
 
 QUESTION = "When is the red ball seen?"
+# A live session: what is asked, a client's settings, and the same as a config.
+TEXT = "when does the red ball appear"
+OWN = {
+    "trigger": {"rule": "single", "threshold": 0.01, "heads": ["relevance"]}, "near_s": 8, "past": 20,
+    "text_tokens": 60, "max_reply_tokens": 9, "step_tokens": 2, "patience_s": 3.0, "replies": "keep",
+    "poll": "{request}", "poll_yes": "red", "poll_no": "blue", "budget": 40,
+}  # fmt: skip
+LIVE = LiveConfig(
+    TriggerConfig("single", 0.01, ("relevance",)), near_s=8.0, past=20, text_tokens=60, max_reply_tokens=9,
+    step_tokens=2, patience_s=3.0, replies="keep", poll="{request}", poll_yes="red", poll_no="blue",
+)  # fmt: skip
 
 
 @contextmanager

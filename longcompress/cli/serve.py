@@ -4,6 +4,7 @@ import asyncio
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from .. import heap
 from ..serve.limits import Limits
@@ -18,8 +19,10 @@ def serve(*, limits: Limits, options: ModelOptions) -> None:
         limits: of clients; where to listen and what to accept.
         options: the model.
     """
-    if not limits.api_keys:
-        limits = replace(limits, api_keys=os.environ.get("LONGCOMPRESS_API_KEYS", "").split())
+    for secret in ("api_keys", "live_sources"):  # flags are in the list of processes
+        if not getattr(limits, secret):
+            own: dict[str, Any] = {secret: os.environ.get(f"LONGCOMPRESS_{secret.upper()}", "").split()}
+            limits = replace(limits, **own)
     try:
         from ..serve.app import App, listen, server_of
     except ImportError as error:

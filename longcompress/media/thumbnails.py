@@ -84,7 +84,7 @@ def read_thumbnails(
         for frames in parts:
             assert isinstance(frames, Frames)
             for pixels, time_s in zip(frames.pixels, frames.time_s.tolist(), strict=True):
-                out.append(Thumbnail(time_s, times[time_s], _to_jpeg(pixels.numpy(), sides[0], sides[1])))
+                out.append(Thumbnail(time_s, times[time_s], to_jpeg(pixels.numpy(), sides[0], sides[1])))
     return out
 
 
@@ -98,7 +98,7 @@ def pixels_of(jpeg: bytes) -> NDArray[np.uint8]:
         ) from error
 
 
-def _to_jpeg(pixels: NDArray[np.uint8], width: int, height: int) -> bytes:
+def to_jpeg(pixels: NDArray[np.uint8], width: int, height: int) -> bytes:
     """A JPEG of width x height of pixels (H, W, 3)."""
     context = av.CodecContext.create("mjpeg", "w")
     context.width, context.height, context.pix_fmt = width, height, "yuvj420p"

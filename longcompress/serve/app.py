@@ -111,7 +111,7 @@ class App:
             "budget": model.config.budget.tokens, "max_budget": self.limits.max_budget,
             "rate_fps": model.config.media.rate_fps, "media": list(model.media),
             "context": model.llm.context, "protocols": self.limits.protocols,
-            "segment_s": model.config.segments.length_s,
+            "segment_s": model.config.segments.length_s, "live_sources": list(self.limits.sources),
         }  # fmt: skip
         return {
             "id": self.name, "object": "model", "created": self.created_s, "owned_by": "longcompress",

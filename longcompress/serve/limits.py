@@ -1,6 +1,7 @@
 """What the server accepts, and the error that a client gets for anything else."""
 
 import ipaddress
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ class Limits:
         live_idle_s: after which a session is over that nothing comes for.
         live_pixels: of a frame of a live session.
         live_message_mb: of a message to a live session; twice as much may wait to be read.
+        live_sources: NAME=SOURCE each (door=rtsp://...): what the server reads for live sessions. Clients
+            know the names alone. Better in LONGCOMPRESS_LIVE_SOURCES where there is a password in it.
         stall_s: without a byte from or to a client, after which it is left.
     """
 
@@ -83,6 +86,7 @@ class Limits:
     live_idle_s: float = 120.0
     live_pixels: int = 2_200_000
     live_message_mb: int = 8
+    live_sources: list[str] = field(default_factory=list)
     stall_s: float = 30.0
 
     def __post_init__(self) -> None:
@@ -97,6 +101,17 @@ class Limits:
             raise ValueError(f"address must be an IP address such as 127.0.0.1, got {self.address}") from None
         if any(len(key) < 16 for key in self.api_keys):
             raise ValueError("api_keys must have at least 16 signs each; `openssl rand -hex 24` makes one")
+
+        if wrong := [s for s in self.live_sources if not re.fullmatch(r"[\w.-]{1,64}=.+", s)]:
+            raise ValueError(
+                "live_sources must be NAME=SOURCE (door=rtsp://...), the name of letters, digits and .-_, "
+                f"got {wrong[0].partition('=')[0]!r:.80}"
+            )
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Name -> source, of live_sources."""
+        return {name: source for name, _, source in (s.partition("=") for s in self.live_sources)}
 
     @property
     def path(self) -> Path:

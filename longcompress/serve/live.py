@@ -7,6 +7,7 @@ from contextlib import suppress
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from ..media.live import KINDS, kind_of
 from .engine import Engine
 from .limits import ApiError, refuse
 from .live_session import LiveSession
@@ -27,6 +28,8 @@ class LiveDoor:
 
     def __init__(self, engine: Engine, name: str) -> None:
         self.engine, self.name, self.limits = engine, name, engine.limits
+        for source in self.limits.sources.values():
+            kind_of(source, tuple(KINDS))  # what can't be is refused before anybody comes
         self.sessions: dict[str, LiveSession] = {}
         self.routes = [WebSocketRoute(PATH, self.connect)]
         self._tasks: set[asyncio.Task[None]] = set()

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from ..config_live import POLL, POLLED, LiveConfig
 from ..files import parse_json
 from ..model import LongCompress
-from ..types import HALF, MAX_TIME_S
+from ..types import HALF, MAX_TIME_S, Audio, Frames
 from .limits import ApiError, Limits, refuse
 from .request import NUMBER, Fields
 
@@ -60,12 +60,13 @@ class Op:
 
     Attributes:
         kind: "update", "frame", "audio", "request" (a text that stands), "question" (it waits for "respond"),
-            "delete", "respond", "cancel" or "close".
+            "delete", "respond", "cancel", "source", "end" or "close".
         event_id: the client's name of it.
         item_id: of the item that it makes or takes away.
         data: a JPEG or PNG, or samples of 16 bits.
+        part: a frame or audio of a named source, in the place of data.
         time_s: of the frame or the first sample; None: when it arrives.
-        text: of the item.
+        text: of the item; the name of the source; why it ends.
         values: of the update.
         is_memory: the answer comes from the memory, not from the live context.
         arrived_s: when it came, on the server's clock.
@@ -75,6 +76,7 @@ class Op:
     event_id: str | None = None
     item_id: str | None = None
     data: bytes = b""
+    part: Frames | Audio | None = None
     time_s: float | None = None
     text: str = ""
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -322,6 +324,14 @@ def _cancel(event: Fields, limits: Limits) -> list[Op]:
     return [Op("cancel")]
 
 
+def _source(event: Fields, limits: Limits) -> list[Op]:
+    name = event.take("source", str, needed=True)
+    if name not in limits.sources:
+        known = ", ".join(limits.sources) or "this server has none"
+        raise refuse("source", f"must be a source of the server's: {known}; got {name!r:.80}")
+    return [Op("source", text=name)]
+
+
 PARSERS: dict[str, Callable[[Fields, Limits], list[Op]]] = {
     "session.update": _update,
     "conversation.item.create": _item,
@@ -332,4 +342,5 @@ PARSERS: dict[str, Callable[[Fields, Limits], list[Op]]] = {
     "response.create": _respond,
     "response.cancel": _cancel,
     "session.close": lambda *_: [Op("close")],
+    "longcompress.source": _source,
 }

@@ -17,10 +17,13 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from ..media.image import decode_image
 from ..session import Session
 from ..session_events import Reply, SessionEvent
+from ..types import Audio, Frames
 from .engine import Engine
 from .limits import MB, ApiError, refuse
 from .live_answer import Answers
+from .live_clock import Clock
 from .live_request import Op, changed, default_settings, event_id_of, parse_binary, parse_event, parse_text
+from .named_source import NamedSource, data_url
 
 log = logging.getLogger(__name__)
 MEDIA = ("frame", "audio")
@@ -29,7 +32,6 @@ MAX_ITEMS = 256  # questions that wait, and requests that stand
 LAG_S = 3.0  # what waits for longer makes room for what is new
 MAX_SIGNS = 1 << 18  # of an event without frames and audio
 SENT_BYTES = 4 * MB  # of events that can be sent again
-JITTER_S = 0.5  # audio that arrives so early or late follows what came before
 LEFT = (1000, 1001)  # codes of a client that won't come back
 Json = dict[str, Any]
 
@@ -62,8 +64,8 @@ class LiveSession:
         self._line = asyncio.Lock()  # a connection after the other
         self._cut: asyncio.Future[tuple[int, str]] | None = None  # ends the connection there is
         self._seen_s = time.monotonic()  # when the client was last heard of
-        self._clock_s: float | None = None  # when its first media came
-        self._audio_end_s: float | None = None
+        self._clock = Clock(self._rate_hz)
+        self._source: NamedSource | None = None
         self._tell({"type": "session.created", "session": self._about()})
 
     # --- the connection
@@ -110,6 +112,8 @@ class LiveSession:
     def stop(self, code: int, reason: str) -> None:
         """The session is over."""
         self.end = self.end or (code, reason)
+        if self._source is not None:
+            self._source.stop()
         for event in (self._work, self._room, self._news):
             event.set()
 
@@ -199,7 +203,7 @@ class LiveSession:
             while self._overflow == "wait" and self._is_full() and self.end is None:
                 self._room.clear()
                 await self._room.wait()
-            op = replace(op, arrived_s=now_s, time_s=self._second(op, now_s))
+            op = replace(op, arrived_s=now_s, time_s=self._clock.second(op, now_s))
         elif len(self._waiting) >= MAX_WAITING:
             error = refuse("event", "comes while too many others wait; send it again", "rate_limit", 429)
             self._tell_error(error, op.event_id)
@@ -213,26 +217,6 @@ class LiveSession:
         media = [op for op in self._waiting if op.kind in MEDIA]
         num_bytes = sum(len(op.data) for op in media)
         return len(media) >= MAX_MEDIA or num_bytes > 2 * self.limits.live_message_mb * MB
-
-    def _second(self, op: Op, now_s: float) -> float:
-        """The time of a frame or of the first sample: the client's, or that at which it came."""
-        length_s = 0.0
-        if op.kind == "audio":
-            length_s = len(op.data) / 2 / self._rate_hz
-        if self._clock_s is None:
-            self._clock_s = now_s - length_s - (op.time_s or 0.0)
-        at_s = op.time_s
-        if at_s is None:
-            at_s = max(0.0, now_s - self._clock_s - length_s)
-            if (
-                self._audio_end_s is not None
-                and op.kind == "audio"
-                and abs(at_s - self._audio_end_s) < JITTER_S
-            ):
-                at_s = self._audio_end_s
-        if op.kind == "audio":
-            self._audio_end_s = at_s + length_s
-        return at_s
 
     def _make_room(self, now_s: float) -> None:
         """Where reading lags: of the frames that wait the newest stays, then of the audio its newer half."""
@@ -297,6 +281,8 @@ class LiveSession:
         match op.kind:
             case "update":
                 self._update(dict(op.values))
+            case "frame" | "audio" if op.part is not None:
+                await self._part(op, op.part)
             case "frame":
                 pixels = await asyncio.to_thread(decode_image, op.data, self.limits.live_pixels)
                 await self._model(lambda session: session.push_frame(pixels, op.time_s))
@@ -308,6 +294,10 @@ class LiveSession:
                 await self._model(lambda session: session.push_audio(samples, self._rate_hz, op.time_s))
             case "request" | "question":
                 await self._text(op, item_id)
+            case "source":
+                await self._open(op.text)
+            case "end":
+                await self._close(1000, op.text)
             case "delete":
                 await self._delete(item_id)
             case "respond":
@@ -317,6 +307,45 @@ class LiveSession:
                     raise refuse("response", "is none that could be cancelled", "response_cancel_not_active")
             case "close":
                 await self._close(*((4408, op.text) if op.text else (1000, "the client closed it")))
+
+    async def _open(self, name: str) -> None:
+        """Read a source of the server's from now on."""
+        if self._is_begun or self._source is not None:
+            raise refuse(
+                "source", "must come once, before media and texts; begin another session", "session_begun"
+            )
+        media = self.engine.with_rate(self.settings.rate_fps).config.media
+        config = replace(media, video="video" in self.settings.media, audio="audio" in self.settings.media)
+        self._source = source = NamedSource(name, self.limits.sources[name], config, self._take)
+        try:
+            opened = await source.opened
+        except ValueError:
+            self._source = None
+            raise
+        self.settings = replace(self.settings, media=tuple(m for m in self.settings.media if m in opened))
+        self._session = self._new()
+        self._tell({"type": "longcompress.source", "source": name, "media": list(self.settings.media)})
+        source.ended.add_done_callback(self._end_of_source)
+
+    async def _take(self, part: Frames | Audio) -> None:
+        """A part of the source waits for its turn."""
+        if self._cut is not None:  # its client is there, and need not say anything
+            self._seen_s = time.monotonic()
+        await self._put(Op("frame" if isinstance(part, Frames) else "audio", part=part, time_s=part.start_s))
+
+    def _end_of_source(self, ended: asyncio.Future[None]) -> None:
+        error = ended.exception()
+        if error is not None:
+            self._tell_error(ApiError(str(error), "source", "unreadable"), None)
+        self._waiting.append(Op("end", text="the source ended" if error is None else "the source failed"))
+        self._work.set()
+
+    async def _part(self, op: Op, part: Frames | Audio) -> None:
+        await self._model(lambda session: session.push(part))
+        if isinstance(part, Frames):
+            url = await asyncio.to_thread(data_url, part)
+            self._tell({"type": "longcompress.frame", "time_s": op.time_s, "image_url": url})
+            self.metrics.live_s.observe(time.monotonic() - op.arrived_s)
 
     async def _model(
         self, call: Callable[[Session], list[SessionEvent]], item_id: str = ""

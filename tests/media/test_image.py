@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from longcompress.media.image import MAX_SCANS, PNG, decode_image
-from longcompress.media.thumbnails import _to_jpeg
+from longcompress.media.thumbnails import to_jpeg
 
 GRID = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
 
@@ -45,7 +45,7 @@ def test_a_png_is_its_pixels():
 
 def test_a_jpeg_is_near_its_pixels():
     smooth = np.stack(np.broadcast_arrays(np.arange(64)[:, None] * 3, np.arange(96) * 2, 90), -1)
-    pixels = decode_image(_to_jpeg(smooth.astype(np.uint8), 96, 64), 96 * 64)
+    pixels = decode_image(to_jpeg(smooth.astype(np.uint8), 96, 64), 96 * 64)
     assert pixels.shape == (64, 96, 3) and np.abs(pixels.astype(int) - smooth).mean() < 4
 
 
@@ -60,8 +60,8 @@ def test_a_jpeg_is_near_its_pixels():
         (png(packed(GRID), size=(60_000, 60_000)), "at most 600 pixels, got 60000 x 60000"),
         (png(zlib.compress(bytes(1 << 20))), "holds more than the 30 x 20 pixels"),
         (png(b"no zlib"), "can't be inflated"),
-        (_to_jpeg(GRID, 64, 64), "at most 600 pixels, got 64 x 64"),
-        (_to_jpeg(GRID, 16, 16)[:100], "can't be decoded"),
+        (to_jpeg(GRID, 64, 64), "at most 600 pixels, got 64 x 64"),
+        (to_jpeg(GRID, 16, 16)[:100], "can't be decoded"),
         (b"\xff\xd8" + b"\xff\xda" * (MAX_SCANS + 1), f"at most {MAX_SCANS} scans"),
     ],
     ids=range(11),

@@ -52,8 +52,8 @@ def serving(folder, **environment):
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("served")) as address:
+def address(tmp_path_factory, clip):
+    with serving(tmp_path_factory.mktemp("served"), LONGCOMPRESS_LIVE_SOURCES=f"door={clip}") as address:
         yield address
 
 
@@ -293,6 +293,7 @@ def test_phone_dark_and_light(browser, clip, scheme):
 def go_live(driver, source="test", **fields):
     """Open the live view and start; the frames that were sent by then."""
     find(driver, "#live-open").click()
+    until(driver, lambda: find_all(driver, f"#live-source [value='{source}']"))
     Select(find(driver, "#live-source")).select_by_value(source)
     if fields:
         find(driver, "#live summary").click()
@@ -357,6 +358,24 @@ def test_live_from_a_camera_and_a_microphone(browser):
     assert int(status.split()[1]) >= 4 and status.endswith(" dropped")
     assert not text(browser, "#live-error") and find(browser, "#live-start").is_enabled()
     assert not any(b.is_enabled() for b in find_all(browser, "#live form button"))
+
+
+def test_live_from_a_source_of_the_server(browser):
+    """What is seen is what the server reads; the browser's camera is not asked for."""
+    go_live(browser, "named:door")
+    assert not text(browser, "#live-error") and shades(browser, "#live-now") > 5
+    assert find(browser, "#live-source option:checked").text == "door"
+    request(browser)
+    until(browser, lambda: "score" in text(browser, "#live-requests"))
+    fill(browser, "#live-ask-text", "When is the blue box seen?")
+    find(browser, "#live-ask button").click()
+    until(browser, lambda: find_all(browser, "#live-replies li button"))
+    find(browser, "#live-replies li button").click()
+    until(browser, lambda: text(browser, "#live-second").startswith("Frame at 0:"))
+    assert shades(browser, "#live-then") > 5
+    find(browser, "#live-stop").click()
+    until(browser, lambda: text(browser, "#live-status").startswith("Stopped: "))
+    assert not text(browser, "#live-error") and find(browser, "#live-start").is_enabled()
 
 
 def test_live_by_keyboard(browser):

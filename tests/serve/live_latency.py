@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 import longcompress as lc
-from longcompress.media.thumbnails import _to_jpeg
+from longcompress.media.thumbnails import to_jpeg
 from longcompress.synthetic.scenes import frames, make_scene
 
 from serving import Live, running
@@ -45,7 +45,7 @@ def main() -> None:
             live.settings(scores=True, media=["video"])
             live.text("When is the red ball seen?", "may")
             for second, row in enumerate(pixels):
-                jpeg = _to_jpeg(row, 320, 320)
+                jpeg = to_jpeg(row, 320, 320)
                 start_s, cpu_s = time.perf_counter(), time.process_time()
                 live.frame(jpeg, float(second))
                 live.until("longcompress.scores")

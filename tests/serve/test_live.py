@@ -11,7 +11,6 @@ import openai
 import pytest
 import torch
 
-from longcompress.config_live import LiveConfig, TriggerConfig
 from longcompress.media.image import decode_image
 from longcompress.serve import live_session
 from longcompress.session import Session
@@ -19,18 +18,7 @@ from longcompress.session_events import Asked, Dropped, Reply, ReplyBegan, Reply
 
 from clips import make_clip
 from models import with_heads
-from serving import Live, png_of, running
-
-TEXT = "when does the red ball appear"
-OWN = {
-    "trigger": {"rule": "single", "threshold": 0.01, "heads": ["relevance"]}, "near_s": 8, "past": 20,
-    "text_tokens": 60, "max_reply_tokens": 9, "step_tokens": 2, "patience_s": 3.0, "replies": "keep",
-    "poll": "{request}", "poll_yes": "red", "poll_no": "blue", "budget": 40,
-}  # fmt: skip
-LIVE = LiveConfig(
-    TriggerConfig("single", 0.01, ("relevance",)), near_s=8.0, past=20, text_tokens=60, max_reply_tokens=9,
-    step_tokens=2, patience_s=3.0, replies="keep", poll="{request}", poll_yes="red", poll_no="blue",
-)  # fmt: skip
+from serving import LIVE, OWN, TEXT, Live, png_of, running
 
 
 @pytest.fixture(scope="module")

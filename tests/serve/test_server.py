@@ -15,7 +15,7 @@ import pytest
 
 import longcompress as lc
 from longcompress.llm import Example
-from longcompress.media.thumbnails import _to_jpeg
+from longcompress.media.thumbnails import to_jpeg
 from longcompress.serve import guard, reading
 from longcompress.serve.app import App, listen, server_of
 from longcompress.serve.limits import ApiError, Limits
@@ -179,7 +179,7 @@ def test_images_and_audio_become_a_video(server, model, clips):
     images = [
         {
             "type": "image_url",
-            "image_url": {"url": "data:image/jpeg;base64," + _base64(_to_jpeg(p.numpy(), 64, 64))},
+            "image_url": {"url": "data:image/jpeg;base64," + _base64(to_jpeg(p.numpy(), 64, 64))},
         }
         for p in frames.pixels
     ]

@@ -3,7 +3,7 @@ import { clock } from "/chart.js";
 import { $, call, element, linked } from "/page.js";
 
 const SVG = "http://www.w3.org/2000/svg";
-const LONGEST = 480, KEPT = 600, POINTS = 120, RETRY_MS = 500, JITTER_S = 0.5, PATIENCE_S = 2;
+const NAMED = "named:", LONGEST = 480, KEPT = 600, POINTS = 120, RETRY_MS = 500, JITTER_S = 0.5, PATIENCE_S = 2;
 const now = $("live-now"), camera = element("video", "", { muted: true, playsInline: true });
 let live = null; // the session at work
 const frames = []; // { second, blob } of the last frames
@@ -17,13 +17,16 @@ class Session {
     this.replies = new Map(); // response -> its paragraph
     this.controls = []; // { number, text } of texts that were sent, until the server has them
     this.numSent = this.last = this.dropped = this.num = this.lag = 0;
-    this.id = this.audio = this.stream = this.timer = this.own = null;
+    this.id = this.audio = this.stream = this.timer = this.own = this.named = null; // named: a source of the server's
     this.isOver = this.isReady = false; // ready: the server has said what it has
   }
 
   async start() {
     const source = $("live-source").value;
-    if (source !== "test") {
+    if (source.startsWith(NAMED)) {
+      this.named = source.slice(NAMED.length);
+      this.seenS = 0;
+    } else if (source !== "test") {
       this.stream = await navigator.mediaDevices.getUserMedia({ video: true, audio: source === "both" });
       camera.srcObject = this.stream;
       await camera.play();
@@ -31,7 +34,7 @@ class Session {
     const value = (id) => $(id).value, number = (id) => (value(id) === "" ? undefined : Number(value(id)));
     const trigger = number("live-threshold") === undefined ? undefined : { threshold: number("live-threshold") };
     this.settings = {
-      media: source === "both" ? undefined : ["video"], rate_fps: number("live-rate"), budget: number("live-budget"),
+      media: source === "both" || this.named ? undefined : ["video"], rate_fps: number("live-rate"), budget: number("live-budget"),
       patience_s: PATIENCE_S, scores: $("live-scores").checked, trigger, poll: value("live-poll") || undefined,
       // an empty yes is all that isn't no
       poll_yes: value("live-yes") || (value("live-no") ? "" : undefined), poll_no: value("live-no") || undefined,
@@ -98,7 +101,15 @@ class Session {
         break;
       case "session.updated":
         this.own = event.session.longcompress;
-        if (!this.timer && !this.isOver) this.record(event.session.audio.input.format.rate).catch((error) => { fail(error.message); this.stop(); });
+        if (this.timer || this.isOver) break;
+        if (this.named) this.control("longcompress.source", { source: this.named });
+        else this.record(event.session.audio.input.format.rate).catch((error) => { fail(error.message); this.stop(); });
+        break;
+      case "longcompress.source":
+        this.begin(() => say(this.text()), 1000);
+        break;
+      case "longcompress.frame":
+        this.show(event.time_s, event.image_url).catch((error) => fail(error.message));
         break;
       case "longcompress.resumed": {
         this.cutMs = undefined;
@@ -148,13 +159,27 @@ class Session {
 
   // --- what is sent
 
-  second() { return (performance.now() - this.startMs) / 1000; }
+  second() { return this.named ? this.seenS : (performance.now() - this.startMs) / 1000; }
+
+  begin(call, everyMs) {
+    this.startMs = performance.now();
+    this.timer = setInterval(call, everyMs);
+    for (const button of document.querySelectorAll("#live form button")) button.disabled = false;
+    call();
+  }
+
+  // A frame that the server has read.
+  async show(second, url) {
+    const bytes = Uint8Array.from(atob(url.slice(url.indexOf(",") + 1)), (sign) => sign.charCodeAt(0));
+    const blob = new Blob([bytes], { type: "image/jpeg" });
+    this.seenS = second;
+    this.num += 1;
+    keep(second, blob);
+    await draw(now, blob);
+  }
 
   async record(rateHz) {
-    this.startMs = performance.now();
-    this.timer = setInterval(() => this.frame(), 1000 / this.own.rate_fps);
-    for (const button of document.querySelectorAll("#live form button")) button.disabled = false;
-    this.frame();
+    this.begin(() => this.frame(), 1000 / this.own.rate_fps);
     if (!this.stream?.getAudioTracks().length) return;
     this.audio = new AudioContext({ sampleRate: rateHz });
     await this.audio.audioWorklet.addModule("/live-audio.js");
@@ -180,8 +205,7 @@ class Session {
     if (this.stream) context.drawImage(camera, 0, 0, now.width, now.height);
     else pattern(context, second);
     now.toBlob(async (blob) => {
-      frames.push({ second, blob });
-      if (frames.length > KEPT) frames.shift();
+      keep(second, blob);
       this.media(1, second, await blob.arrayBuffer());
       this.num += 1;
       say(this.text());
@@ -283,17 +307,33 @@ function secondButton(text, second, label) {
   return button;
 }
 
+function keep(second, blob) {
+  frames.push({ second, blob });
+  if (frames.length > KEPT) frames.shift();
+}
+
+async function draw(canvas, blob) {
+  const bitmap = await createImageBitmap(blob);
+  canvas.width = bitmap.width;
+  canvas.height = bitmap.height;
+  canvas.getContext("2d").drawImage(bitmap, 0, 0);
+}
+
 // The frame that was on screen at a second.
 async function show(second) {
   const shown = frames.findLast((frame) => frame.second <= second + 1e-3) || frames[0];
   if (!shown) return;
-  const bitmap = await createImageBitmap(shown.blob), canvas = $("live-then");
-  canvas.width = bitmap.width;
-  canvas.height = bitmap.height;
-  canvas.getContext("2d").drawImage(bitmap, 0, 0);
+  await draw($("live-then"), shown.blob);
   const text = `Frame at ${clock(shown.second)}`;
-  canvas.setAttribute("aria-label", text);
+  $("live-then").setAttribute("aria-label", text);
   $("live-second").textContent = frames[0].second > second + 1 ? `${text}, the oldest that is held` : text;
+}
+
+// What the server reads itself is chosen by its name.
+async function list() {
+  const about = (await (await call("/v1/models")).json()).data[0].longcompress, select = $("live-source");
+  for (const option of select.querySelectorAll(`[value^="${NAMED}"]`)) option.remove();
+  for (const name of about.live_sources) select.append(element("option", name, { value: NAMED + name }));
 }
 
 function item(text, reply) {
@@ -305,6 +345,7 @@ $("live-open").addEventListener("click", () => {
   const isOpen = ($("live").hidden = !$("live").hidden);
   $("live-open").setAttribute("aria-expanded", String(!isOpen));
   if (isOpen) live?.stop();
+  else list().catch((error) => fail(error.message));
 });
 $("live-start").addEventListener("click", async () => {
   fail("");
