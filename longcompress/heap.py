@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 ARENA_MAX, MMAP_THRESHOLD = -8, -3  # of malloc.h
-LARGE = 1 << 18  # bytes
+LARGE = 1 << 16  # bytes
 
 
 def return_large_blocks() -> None:
