@@ -80,7 +80,7 @@ import os, signal, sys, torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[3])
 import models
-from longcompress.config import load_config
+from longcompress.config_values import load_config
 from longcompress.train.stages import StageRecipe, train_stage
 {more}
 model = models.model()
