@@ -1,6 +1,7 @@
 """Damaged small files give a result or one clear error; `make fuzz-bytes` runs thousands."""
 
 import shutil
+import sys
 
 import pytest
 
@@ -43,3 +44,9 @@ def test_a_seed_always_makes_the_same_file(kind, tmp_path, monkeypatch):
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
         contents.append([(file.name, file.read_bytes()) for file in files if file.is_file()])
     assert contents[0] == contents[1]
+
+
+def test_no_module_keeps_the_load_of_the_fuzz():
+    """Else later tests of the process would load the wrong model."""
+    load = make_bases().load
+    assert not [name for name, module in list(sys.modules.items()) if getattr(module, "load", None) == load]
