@@ -49,40 +49,40 @@ class NamedSource:
         kind = kind_of(self._source, tuple(KINDS))
         parts = live_source(
             self._source, self._config, protocols=(kind,), speed=0.0 if KINDS[kind].is_live else 1.0,
-            on_open=lambda media: self._call(self._set, self.opened, media), on_warning=log.warning,
+            on_open=lambda media: self._give(self.opened, media), on_warning=log.warning,
         )  # fmt: skip
         try:
             for part in parts:
                 if self._is_stopped:
                     break
                 asyncio.run_coroutine_threadsafe(self._take(part), self._loop).result()
-            self._call(self._set, self.ended, None)
-        except Exception as error:  # whatever it is, the client has to hear of it
+            self._give(self.ended, None)
+        except (OSError, ValueError) as error:
             log.warning("source %s: %s", self.name, error)
-            readable = ValueError(self._clean(str(error)))
-            for future in (self.opened, self.ended):
-                self._call(self._fail, future, readable)
+            self._fail(str(error))
+        except Exception:  # whatever it is, who waits for the source has to hear of it
+            log.exception("source %s failed", self.name)
+            self._fail(f"source {self.name} failed; the server's log says why")
 
-    def _clean(self, text: str) -> str:
-        """A message with the source's name in the place of its address."""
+    def _fail(self, message: str) -> None:
+        """Tell it with the source's name in the place of its address."""
         for address in (self._source, name_of(self._source)):
-            text = text.replace(address, self.name)
-        return text[:300]
+            message = message.replace(address, self.name)
+        for future in (self.opened, self.ended):
+            self._give(future, ValueError(message[:300]))
 
-    def _call(self, *call: Any) -> None:
+    def _give(self, future: "asyncio.Future[Any]", value: object) -> None:
+        """Give a result, or an error, to who waits in the loop; the first one counts."""
+
+        def give() -> None:
+            if not future.done() and isinstance(value, Exception):
+                future.set_exception(value)
+                future.exception()  # nobody may wait for it
+            elif not future.done():
+                future.set_result(value)
+
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(*call)
-
-    @staticmethod
-    def _set(future: "asyncio.Future[Any]", value: object) -> None:
-        if not future.done():
-            future.set_result(value)
-
-    @staticmethod
-    def _fail(future: "asyncio.Future[Any]", error: Exception) -> None:
-        if not future.done():
-            future.set_exception(error)
-            future.exception()  # nobody may wait for it
+            self._loop.call_soon_threadsafe(give)
 
 
 def data_url(frame: Frames) -> str:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from longcompress.media.live import live_source
+from longcompress.serve import named_source
 from longcompress.serve.app import App
 from longcompress.serve.limits import Limits
 from longcompress.session import Session
@@ -35,10 +36,8 @@ def clip(tmp_path_factory):
 @pytest.fixture(scope="module")
 def door(clip):
     """A port that sends a video to each who comes."""
-    listener, data = (
-        socket.create_server(("127.0.0.1", 0)),
-        write(clip.with_suffix(".ts"), Video()).read_bytes(),
-    )
+    listener = socket.create_server(("127.0.0.1", 0))
+    data = write(clip.with_suffix(".ts"), Video()).read_bytes()
 
     def send():
         while True:
@@ -111,6 +110,17 @@ def test_clients_know_the_names_alone(server, clip):
         live.rest()
     assert str(clip) not in json.dumps([e for e in live.events[1:] if "error" not in e])
     assert "127.0.0.1" not in json.dumps(live.events)
+
+
+def test_a_fault_of_ours_is_told_without_what_it_says(server, monkeypatch):
+    def faulty(*_, **__):
+        raise RuntimeError("internals")
+        yield
+
+    monkeypatch.setattr(named_source, "live_source", faulty)
+    with Live(server[1]) as live:
+        live.send("longcompress.source", source="clip")
+        assert live.until("error")["error"]["message"] == "source clip failed; the server's log says why"
 
 
 def test_a_source_comes_before_texts(server):
