@@ -50,6 +50,8 @@ def test_words_are_the_language_models_own_and_batches_are_pure():
         a, b = videos.batch(number), again.batch(number)
         assert [x.turns for x in a] == [x.turns for x in b] and len(a) == 4
     assert videos.batch(0)[0].turns != videos.batch(1)[0].turns
+    resumed = next(iter(TextVideos(mixes, 0, first=9)))
+    assert [x.turns for x in resumed] == [x.turns for x in videos.batch(9)]
 
 
 def test_the_encoders_are_tinys_and_the_projectors_new(tmp_path):

@@ -200,7 +200,7 @@ def train_stage(
     indexes = [load_index(folder, cache=recipe.cache or None) for folder in recipe.shards]
     # the checkpoint's number of steps is all that the data needs to go on from there
     checkpoint = _checkpoint(recipe, out, resume)
-    start = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    start = steps_done(checkpoint)
     data = data_of(model, recipe, indexes, samples, start, rank, world)
     bad_samples = BadSampleList(out / BAD_SAMPLES)
     if rank == 0 and not resume:
@@ -324,8 +324,13 @@ def last_checkpoint(out: Path) -> Path | None:
         # a save is whole where the file that it ends with can be read
         with contextlib.suppress(OSError, ValueError):
             if "global_step" in json.loads((path / "trainer_state.json").read_text(encoding="utf8")):
-                steps[int(path.name.rpartition("-")[2])] = path
+                steps[steps_done(path)] = path
     return steps[max(steps)] if steps else None
+
+
+def steps_done(checkpoint: Path | None) -> int:
+    """The optimizer steps that a checkpoint is after; 0 of none."""
+    return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
 
 
 def _checkpoint(recipe: StageRecipe, out: Path, resume: bool) -> Path | None:

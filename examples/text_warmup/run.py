@@ -17,7 +17,7 @@ from longcompress.synthetic.questions import ask, grade
 from longcompress.synthetic.scenes import make_scene, parts_of
 from longcompress.train.engine import Engine
 from longcompress.train.shards.index import load_index
-from longcompress.train.stages import StageRecipe, last_checkpoint, train_stage
+from longcompress.train.stages import StageRecipe, last_checkpoint, steps_done, train_stage
 from longcompress.train.tiny.recipe import init_as_matcher
 from longcompress.train.tiny.shards import synthetic_shards
 from longcompress.train.trainer import run
@@ -43,7 +43,8 @@ BUDGET = 0.1  # of the raw tokens
 
 
 def train_on_text(out: Path, mixes: Sequence[TextMix] = MIXES, *, seed: int = 0, warmup: int = 60) -> Path:
-    """Train a language model on videos in words; save it with tiny's encoders in out/model."""
+    """Train a language model on videos in words, from its last checkpoint if it has any; save it with tiny's
+    encoders in out/model."""
     model = new_tiny(seed)
     tiny = load("tiny", device="cpu")
     model.video, model.audio = tiny.video, tiny.audio
@@ -58,8 +59,11 @@ def train_on_text(out: Path, mixes: Sequence[TextMix] = MIXES, *, seed: int = 0,
     args = ENGINE.arguments(
         out / "lm", steps=steps, lr=2e-3, warmup=warmup, decay=0.3, save_steps=250, seed=seed
     )
-    data = TextVideos(mixes, seed)
-    run(model.llm, data, args, collate=lambda items: model.llm.collate(items[0]), muon=True)
+    checkpoint = last_checkpoint(out / "lm")
+    data = TextVideos(mixes, seed, steps_done(checkpoint))
+    collate = lambda items: model.llm.collate(items[0])  # noqa: E731
+    if run(model.llm, data, args, collate=collate, muon=True, resume=checkpoint) is None:
+        raise KeyboardInterrupt(f"{out}: stopped; the same command goes on from the last checkpoint")
     for stream, projector in projectors.items():
         model.llm.project[stream] = projector
     model.eval().save_pretrained(out / "model", include_base=True)

@@ -80,15 +80,16 @@ class TextVideos(IterableDataset[list[Example]]):
     Args:
         mixes: the stages.
         seed: of everything random; scenes have numbers from (seed + 1) * 2_000_000 on.
+        first: step of the first batch.
     """
 
-    def __init__(self, mixes: Sequence[TextMix], seed: int) -> None:
-        self.mixes, self.seed = list(mixes), seed
+    def __init__(self, mixes: Sequence[TextMix], seed: int, first: int = 0) -> None:
+        self.mixes, self.seed, self.first = list(mixes), seed, first
 
     def __iter__(self) -> Iterator[list[Example]]:
         number, step = enter_worker()
         while True:
-            yield self.batch(number)
+            yield self.batch(self.first + number)
             number += step
 
     def batch(self, number: int) -> list[Example]:

@@ -23,6 +23,7 @@ from ...types import CompressedVideo, Tokens
 from ..data.live_samples import LiveSample, LiveTask, collate_live
 from ..data.sampler import enter_worker, stage_at
 from ..engine import Engine
+from ..stages import steps_done
 from ..trainer import run
 from .clips import choose, shift
 from .live_clips import LiveClip
@@ -302,7 +303,7 @@ def train_duet(
     model.llm.project.requires_grad_(False)
     empty = model.merge_state()
     empty.merge = replace(empty.merge, tokens_per_segment=detail)
-    first = int(resume.name.rpartition("-")[2]) if resume else 0
+    first = steps_done(resume)
     videos = LiveVideos(clips, empty, config.mixes, int(options.get("seed", 0)), first)
     assert isinstance(model.llm, CausalLM)
     parts = CausalParts(model.llm)

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from ...encoders import StockAudio
 from ...model import LongCompress
 from ..engine import Engine
-from ..stages import last_checkpoint
+from ..stages import last_checkpoint, steps_done
 from ..trainer import run
 from .encoders import EncoderConfig, SyntheticData, score
 from .omni import TOKENS_PER_S, sounds_of
@@ -57,7 +57,7 @@ def train_audio(model: LongCompress, config: EncoderConfig, seed: int, out: Path
         per_device_train_batch_size=config.batch,
     )  # fmt: skip
     checkpoint = last_checkpoint(out)
-    first = 1000 * int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    first = 1000 * steps_done(checkpoint)
     data = SyntheticData("audio", seed + 500, config.seconds, TOKENS_PER_S, first)
     if run(task, data, args, resume=checkpoint, muon=True) is None:
         raise KeyboardInterrupt(f"{out}: stopped; the same command goes on from its last checkpoint")

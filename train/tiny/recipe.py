@@ -20,7 +20,7 @@ from ...model import LongCompress
 from ...presets import load, new_tiny
 from ...synthetic.scenes import OBJECTS, SOUNDS
 from ..engine import Engine
-from ..stages import last_checkpoint
+from ..stages import last_checkpoint, steps_done
 from ..trainer import run
 from . import omni, vl
 from .clips import Clip, Mix, Videos, load_clips, make_clips, save_clips
@@ -257,7 +257,7 @@ def train_lm(
     merge = replace(model.config.merge, tokens_per_segment=recipe.detail)
     empty = replace(model.merge_state(), merge=merge)
     checkpoint = last_checkpoint(out / "lm") if resume else None
-    first = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    first = steps_done(checkpoint)
     videos = Videos(clips, empty, recipe.mixes, recipe.seed, raw_a_second, first)
     args = replace(CPU, bf16=recipe.bf16).arguments(
         out / "lm", steps=sum(m.steps for m in recipe.mixes), lr=recipe.lr, warmup=recipe.warmup,

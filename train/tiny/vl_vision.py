@@ -20,7 +20,7 @@ from ...media import fit_pixels
 from ...synthetic.scenes import LETTERS, OBJECTS, frames, letter_patches, make_scene, patches
 from ..data.sampler import enter_worker
 from ..engine import Engine
-from ..stages import last_checkpoint
+from ..stages import last_checkpoint, steps_done
 from ..trainer import run
 from .encoders import EncoderConfig
 from .vl import FRAME_AXIS, GRID, MERGE, PATCH_PX, SIZE_PX, words_of
@@ -124,7 +124,7 @@ def train_vision(lm: Any, tokenizer: Any, config: EncoderConfig, seed: int, out:
         per_device_train_batch_size=config.batch, eval_steps=400,
     )  # fmt: skip
     checkpoint = last_checkpoint(out)
-    first = 1000 * int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    first = 1000 * steps_done(checkpoint)
 
     def unseen(num: int) -> dict[str, float]:
         scores = score(task, iter(DataLoader(Pairs(seed + 900, config.seconds), batch_size=64)), num)
