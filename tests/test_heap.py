@@ -1,9 +1,14 @@
-"""What is freed between small allocations returns to the system."""
+"""What is freed between small allocations returns to the system; kernels of few shapes are kept."""
 
+import os
+import re
 import subprocess
 import sys
 
 import pytest
+import torch
+
+from longcompress.heap import KERNELS
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other C libraries have no such functions")
@@ -33,3 +38,19 @@ print(held - kept, held - resident())
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     before, behind = map(int, done.stdout.split())
     assert before < 20_000_000 < 100_000_000 < behind
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN keeps no kernels")
+def test_kernels_of_the_last_shapes_are_kept_and_no_others():
+    code = f"""
+from longcompress import heap
+heap.keep_few_kernels()
+import torch
+for rows in [*range(1, {KERNELS} + 2), {KERNELS} + 1, 1]:
+    torch.nn.functional.gelu(torch.zeros(rows, 64))
+"""
+    env = os.environ | {"ONEDNN_VERBOSE": "profile_create"}
+    env.pop("ONEDNN_PRIMITIVE_CACHE_CAPACITY", None)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    made = re.findall(r"create:cache_(hit|miss),cpu,eltwise", done.stdout)
+    assert made == ["miss"] * (KERNELS + 1) + ["hit", "miss"]

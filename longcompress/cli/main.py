@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from .. import __version__
+from .. import __version__, heap
 from .commands import ask, compress, config, doctor, events, export, info, models, plot, synthesize
 from .common import QUIET, Failed, bars, complain
 from .completion import completion, next_words
@@ -118,6 +118,7 @@ def _run(words: list[str], is_verbose: bool) -> int:
     if words[:1] in (["--version"], ["-V"], ["version"]):
         print(f"longcompress {__version__}")
         return 0
+    heap.keep_few_kernels()
     name, command, rest = find(["--help"] if words in ([], ["help"]) else words, COMMANDS)
     return command(**parse(name, command, rest, **_instances(command, rest))) or 0
 
