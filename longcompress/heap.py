@@ -32,9 +32,9 @@ def return_free_pages() -> None:
 
 
 def keep_few_kernels() -> None:
-    """oneDNN, which computes convolutions and GELU on a CPU, makes a kernel for each shape. From now on it keeps
-    the last KERNELS instead of 1,024, which have up to 2 MB each. Its own variable, where it is set, comes first.
-    In this process: only if nothing has been computed yet."""
+    """oneDNN, which computes convolutions and GELU on a CPU, makes a kernel for each shape. From now on it
+    keeps the last KERNELS instead of 1,024, which have up to 2 MB each. Its own variable, where it is set,
+    comes first. In this process: only if nothing has been computed yet."""
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
 
 
