@@ -1,6 +1,5 @@
 """Files that are replaced whole or not at all, and JSON that may be anybody's."""
 
-import glob
 import json
 import os
 import re
@@ -45,10 +44,12 @@ def replacing(path: str | Path, *, sweeping: bool = True) -> Iterator[Path]:
 
 def sweep(folder: Path, start: str = "") -> None:
     """Remove what killed processes of this machine left half-written in a folder, of names that start so."""
-    for left in folder.glob(f"{glob.escape(start) or '.'}*.part*"):
-        match = re.search(rf"\.{re.escape(node()[:32])}-(\d+)-[0-9a-f]{{8}}\.part[^/]*$", left.name)
-        if match and not is_alive(int(match[1])):
-            left.unlink(missing_ok=True)
+    # not by a glob: Python keeps the last 512 patterns that it compiled, and there is a start for each file
+    for name in os.listdir(folder):
+        if name.startswith(start or "."):
+            match = re.search(rf"\.{re.escape(node()[:32])}-(\d+)-[0-9a-f]{{8}}\.part[^/]*$", name)
+            if match and not is_alive(int(match[1])):
+                (folder / name).unlink(missing_ok=True)
 
 
 def parse_json(text: str | bytes, where: str) -> Any:

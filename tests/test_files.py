@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -66,6 +67,13 @@ def test_names_may_be_as_long_as_the_file_system_takes(tmp_path):
     with replacing(path) as part:
         part.write_bytes(b"x")
     assert path.read_bytes() == b"x"
+
+
+def test_no_name_leaves_a_pattern_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(re, "compile", None)
+    with replacing(tmp_path / "[x]*.lcm") as part:
+        part.write_bytes(b"x")
+    assert [p.name for p in tmp_path.iterdir()] == ["[x]*.lcm"]
 
 
 def test_what_fails_leaves_nothing(tmp_path):
