@@ -52,5 +52,5 @@ for rows in [*range(1, {KERNELS} + 2), {KERNELS} + 1, 1]:
     env = os.environ | {"ONEDNN_VERBOSE": "profile_create"}
     env.pop("ONEDNN_PRIMITIVE_CACHE_CAPACITY", None)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
-    made = re.findall(r"create:cache_(hit|miss),cpu,eltwise", done.stdout)
-    assert made == ["miss"] * (KERNELS + 1) + ["hit", "miss"]
+    kernels = re.findall(r"create:cache_(hit|miss),cpu,eltwise", done.stdout)
+    assert kernels == ["miss"] * (KERNELS + 1) + ["hit", "miss"]
