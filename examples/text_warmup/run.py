@@ -61,8 +61,10 @@ def train_on_text(out: Path, mixes: Sequence[TextMix] = MIXES, *, seed: int = 0,
     )
     checkpoint = last_checkpoint(out / "lm")
     data = TextVideos(mixes, seed, steps_done(checkpoint))
-    collate = lambda items: model.llm.collate(items[0])  # noqa: E731
-    if run(model.llm, data, args, collate=collate, muon=True, resume=checkpoint) is None:
+    done = run(
+        model.llm, data, args, collate=lambda items: model.llm.collate(items[0]), muon=True, resume=checkpoint
+    )
+    if done is None:
         raise KeyboardInterrupt(f"{out}: stopped; the same command goes on from the last checkpoint")
     for stream, projector in projectors.items():
         model.llm.project[stream] = projector
