@@ -42,14 +42,13 @@ def replacing(path: str | Path, *, sweeping: bool = True) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def sweep(folder: Path, start: str = "") -> None:
+def sweep(folder: Path, start: str = ".") -> None:
     """Remove what killed processes of this machine left half-written in a folder, of names that start so."""
     # not by a glob: Python keeps the last 512 patterns that it compiled, and there is a start for each file
-    for name in os.listdir(folder):
-        if name.startswith(start or "."):
-            match = re.search(rf"\.{re.escape(node()[:32])}-(\d+)-[0-9a-f]{{8}}\.part[^/]*$", name)
-            if match and not is_alive(int(match[1])):
-                (folder / name).unlink(missing_ok=True)
+    for name in [name for name in os.listdir(folder) if name.startswith(start)]:
+        match = re.search(rf"\.{re.escape(node()[:32])}-(\d+)-[0-9a-f]{{8}}\.part[^/]*$", name)
+        if match and not is_alive(int(match[1])):
+            (folder / name).unlink(missing_ok=True)
 
 
 def parse_json(text: str | bytes, where: str) -> Any:

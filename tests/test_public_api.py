@@ -98,10 +98,10 @@ MAX_LINES = {
     "eval/tasks": (2756, 1921),
     "kernels": (1582, 1082),
     "kernels/gpu": (2137, 1677),
-    "longcompress": (5265, 3555),
+    "longcompress": (5255, 3550),
     "longcompress/annotate": (1307, 907),
     "longcompress/checkpoints": (1034, 744),
-    "longcompress/cli": (3148, 2126),
+    "longcompress/cli": (3147, 2125),
     "longcompress/compression": (1270, 832),
     "longcompress/encoders": (2469, 1752),
     "longcompress/events": (692, 481),
@@ -110,14 +110,14 @@ MAX_LINES = {
     "longcompress/media": (2984, 2196),
     "longcompress/serve": (3074, 2360),
     "longcompress/synthetic": (1291, 925),
-    "train": (2637, 1854),
+    "train": (2631, 1852),
     "train/data": (1695, 1161),
     "train/imports": (428, 312),
     "train/shards": (1597, 1137),
-    "train/tiny": (1865, 1355),
+    "train/tiny": (1864, 1354),
 }
 # The house is still larger than its goal of (25_000, 17_000) lines. These numbers may only fall.
-MAX_TOTAL = (47_933, 33_895)
+MAX_TOTAL = (47_920, 33_890)
 MAX_FILES = 34  # of ours that compress and ask of a file go through; 31 before two long ones were split
 
 

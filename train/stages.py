@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median_high
 from typing import Any, Literal
 
 import torch
@@ -198,17 +199,15 @@ def train_stage(
         )
     torch.set_num_threads(recipe.engine.threads)
     indexes = [load_index(folder, cache=recipe.cache or None) for folder in recipe.shards]
-    # the checkpoint's number of steps is all that the data needs to go on from there
     checkpoint = _checkpoint(recipe, out, resume)
-    start = steps_done(checkpoint)
-    data = data_of(model, recipe, indexes, samples, start, rank, world)
+    data = data_of(model, recipe, indexes, samples, steps_done(checkpoint), rank, world)
     bad_samples = BadSampleList(out / BAD_SAMPLES)
     if rank == 0 and not resume:
         bad_samples.path.unlink(missing_ok=True)
         with replacing(out / RECIPE) as part:
             part.write_text(json.dumps(to_dict(recipe), indent=1) + "\n", encoding="utf8")
     streams = streams_to_start(model, recipe)
-    budget, sums = middle(recipe.budgets), Sums("")
+    budget, sums = median_high(recipe.budgets), Sums("")
     if streams and samples is not None:
         need = f"the projectors of {', '.join(streams)} start from indexed shards, got samples of a pipeline"
         raise ValueError(f'init: {need}; give shards instead, or init "keep" to start as the model is')
@@ -304,11 +303,6 @@ def streams_to_start(model: LongCompress, recipe: StageRecipe) -> list[str]:
     return [name for name in streams if not parts or f"projectors.{name}" in parts]
 
 
-def middle(budgets: Sequence[int]) -> int:
-    """The middle budget, which a stage starts and is validated with."""
-    return sorted(budgets)[len(budgets) // 2]
-
-
 def trained_text(model: LongCompress, trained: Mapping[str, Sequence[nn.Parameter]]) -> str:
     """A line with the number of trained parameters by part."""
     total = sum(p.numel() for p in model.parameters())
@@ -329,7 +323,7 @@ def last_checkpoint(out: Path) -> Path | None:
 
 
 def steps_done(checkpoint: Path | None) -> int:
-    """The optimizer steps that a checkpoint is after; 0 of none."""
+    """The optimizer steps that a checkpoint is after: all that data needs to go on from there. 0 of none."""
     return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
 
 
@@ -400,7 +394,7 @@ def _validation(recipe: StageRecipe, model: LongCompress, out: Path, rank: int) 
             "eval_shards: duets have no validation yet; leave it out (`eval run --live` measures)"
         )
     indexes = [load_index(folder, cache=recipe.cache or None) for folder in recipe.eval_shards]
-    sampler = BatchSampler(indexes, recipe.seed, recipe.max_tokens, [middle(recipe.budgets)])
+    sampler = BatchSampler(indexes, recipe.seed, recipe.max_tokens, [median_high(recipe.budgets)])
     data = ShardData(sampler, model, recipe.questions)
     sizes = {"num_batches": recipe.eval_batches, "num_answers": recipe.eval_answers}
     return Validation(model, data, out=out, rank=rank, **sizes)

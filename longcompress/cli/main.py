@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from .. import __version__, heap
+from .. import __version__
 from .commands import ask, compress, config, doctor, events, export, info, models, plot, synthesize
 from .common import QUIET, Failed, bars, complain
 from .completion import completion, next_words
@@ -39,8 +39,7 @@ _EVAL["merge-quality"] = "longcompress.eval.runner.merge_quality:measure"
 _BENCH = {
     name: f"longcompress.eval.bench.{name}:bench_{name}"
     for name in ["kernels", "throughput", "stock", "report", "serve", "cost", "live"]
-}
-_BENCH["boundaries"] = "longcompress.annotate.measure:bench_boundaries"
+} | {"boundaries": "longcompress.annotate.measure:bench_boundaries"}
 COMMANDS = Group("Hours of video with audio as a fixed number of tokens that a language model reads.", {
     "compress": compress, "ask": ask, "info": info, "events": events, "plot": plot, "export": export,
     "demo": demo, "models": models, "doctor": doctor, "config": config, "synthesize": synthesize,
@@ -118,7 +117,7 @@ def _run(words: list[str], is_verbose: bool) -> int:
     if words[:1] in (["--version"], ["-V"], ["version"]):
         print(f"longcompress {__version__}")
         return 0
-    heap.keep_few_kernels()
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")  # else 1,024, up to 2 MB for each shape
     name, command, rest = find(["--help"] if words in ([], ["help"]) else words, COMMANDS)
     return command(**parse(name, command, rest, **_instances(command, rest))) or 0
 

@@ -257,8 +257,7 @@ def train_lm(
     merge = replace(model.config.merge, tokens_per_segment=recipe.detail)
     empty = replace(model.merge_state(), merge=merge)
     checkpoint = last_checkpoint(out / "lm") if resume else None
-    first = steps_done(checkpoint)
-    videos = Videos(clips, empty, recipe.mixes, recipe.seed, raw_a_second, first)
+    videos = Videos(clips, empty, recipe.mixes, recipe.seed, raw_a_second, steps_done(checkpoint))
     args = replace(CPU, bf16=recipe.bf16).arguments(
         out / "lm", steps=sum(m.steps for m in recipe.mixes), lr=recipe.lr, warmup=recipe.warmup,
         decay=recipe.decay, save_steps=250, eval_steps=500, seed=recipe.seed,
