@@ -83,8 +83,8 @@ class LiveConfig:
         near_s: when the steps that are read raw last longer, the older half is read merged from then on; 0:
             all of them stay, up to max_frames.
         past: tokens that all before these steps merge into; 0: nothing of it is read.
-        slice_tokens: of the past, read after each step before it takes the place of older steps; 0: all at
-            once, in a step that takes longer.
+        slice_tokens: of the past and of near behind it, read after each step before they take the place of
+            what is read now; 0: all at once, in a step that takes longer.
         text_tokens: of all requests and kept replies in the context; a question may have as many.
         step_tokens: tokens of a reply that are made after each step; 0: all of it at once, while the video
             waits.
@@ -103,7 +103,7 @@ class LiveConfig:
     repetition_penalty: float = 1.0
     near_s: float = 20.0
     past: int = 1024
-    slice_tokens: int = 256
+    slice_tokens: int = 192
     text_tokens: int = 512
     step_tokens: int = 8
     poll: str = "{request} Is that so now? Answer yes or no."

@@ -19,6 +19,7 @@ from .events.parse import parse_spans
 from .live_bound import bound_of, tokens_a_step
 from .live_near import Near
 from .live_prefix import Prefix
+from .live_reading import Reading
 from .live_scores import LiveScores
 from .llm.cache import Read, cache_bytes
 from .llm.live import LiveReader, Part, as_text, parts_of
@@ -67,11 +68,9 @@ class LiveContext:
             )
         self.max_step = {name: tokens_a_step(model, name, step_s) for name in streams}
         self.max_tokens = bound_of(model, config, self.parts, self.max_step, step_s)
-        self.reader = LiveReader(self.llm)
-        self.chunks: list[list[Part]] = []  # what was read, each list in a forward of its own
-        self.prefix = Prefix(self.parts, 0.0)  # what they begin with
-        self.ahead: Prefix | None = None  # what comes in its place
-        self.near = Near(self.parts)
+        self.now = Reading(Prefix(self.parts, 0.0), Near(self.parts), (), self.is_released)
+        self.ahead: Prefix | None = None  # what comes in the place of its prefix
+        self.next: Reading | None = None  # what was read behind that
         self.turns: list[Turn] = []  # the oldest first
         self.borders: list[tuple[float, MergeState]] = []  # of closed segments, to begin near at
         self.triggers: dict[str, TriggerState] = {}  # by request, or "" of heads
@@ -80,10 +79,6 @@ class LiveContext:
         self.last: dict[str, str] = {}  # request -> its last answer
         self.seen: list[int] = []  # tokens of answers, for the repetition penalty
         self.counts = {"requests": 0, "steps": 0, "rebuilds": 0, "replies": 0, "repeats": 0}
-        self._shown_s: float | None = None  # timestamp that is shown last
-        # ids that end what is open before another turn, and that come before the next frame
-        self._closing, self._opening = list[int](), list[int]()
-        self._num_text = 0  # tokens of text in the cache
 
     # --- what comes
 
@@ -119,11 +114,11 @@ class LiveContext:
         Raises:
             ValueError: nothing was read yet, or the question is empty or too long.
         """
-        if not self.chunks:
+        if not self.now.chunks:
             raise ValueError("session holds no token: nothing has come that could be asked about")
         ids = self._question(question, stands=False)
         events = self.cancel(time_s, "a question came")
-        self.speech = Speech(self.chunks, self.reader.fork(), ids, None, question, time_s)
+        self.speech = Speech(self.now.chunks, self.now.reader.fork(), ids, None, question, time_s)
         return events + self._say(0, time_s)
 
     def request(self, text: str, time_s: float) -> list[SessionEvent]:
@@ -161,7 +156,7 @@ class LiveContext:
         events = list[SessionEvent]()
         if self.speech is not None and self.speech.request == request:
             events = self.cancel(time_s, "its request was withdrawn")
-        if self.chunks:
+        if self.now.chunks:
             self._rebuild()
         return events
 
@@ -177,55 +172,44 @@ class LiveContext:
 
     def context(self) -> list[Part]:
         """What the cache holds, in order, each part with its text."""
-        return [part._replace(text=as_text(self.parts, part)) for chunk in self.chunks for part in chunk]
+        return [part._replace(text=as_text(self.parts, part)) for chunk in self.now.chunks for part in chunk]
 
     def stats(self) -> dict[str, float]:
         """Numbers of steps, replies and rebuilds; tokens and bytes of the cache."""
         return {
             **self.counts,
-            "cache_tokens": self.reader.count,
+            "cache_tokens": self.now.reader.count,
             "cache_bytes": sum(cache_bytes(reader.cache) for reader in self._readers()),
-            "max_cache_tokens": self.max_tokens, "text_tokens": self._num_text,
-            "near_tokens": self.near.num_tokens,
+            "max_cache_tokens": self.max_tokens, "text_tokens": self.now.num_text,
+            "near_tokens": self.now.near.num_tokens,
         }  # fmt: skip
 
     def _readers(self) -> list[LiveReader]:
-        prefixes = [self.prefix] if self.ahead is None else [self.prefix, self.ahead]
-        return [self.reader, *(prefix.reader for prefix in prefixes)]
+        others = [self.now.prefix, self.ahead, self.next]
+        return [self.now.reader, *(other.reader for other in others if other is not None)]
 
     # --- what is read
 
     def _read_step(self, streams: dict[str, Tokens]) -> Read:
-        self.near.add(streams)
+        for reading in (self.now, self.next):
+            if reading is not None:
+                reading.near.add(streams)
         self.counts["steps"] += 1
-        if not self.chunks:
-            return self._rebuild()
-        part = self._step(len(self.near) - 1)
-        return self._read(part)
-
-    def _step(self, index: int) -> Part:
-        part, self._shown_s = self.near.part(index, self._shown_s, self._opening)
-        self._closing, self._opening = self.parts.closing, []
-        return part
-
-    def _read(self, *parts: Part) -> Read:
-        self.chunks.append(list(parts))
-        return self.reader.read(parts)
+        return self.now.go_on() if self.now.chunks else self._rebuild()
 
     def _add(self, turn: Turn, opening: list[int]) -> list[SessionEvent]:
         """A turn more, which is read now, and `opening` before the next frame; where it has no room behind
         near, the context is read anew."""
         self.turns.append(turn)
         dropped = self._forget()
-        if turn not in self.turns or not self.chunks:
+        now = self.now
+        if turn not in self.turns or not now.chunks:
             return dropped
-        ids = [*self._closing, *turn.ids]
-        if self._num_text + len(ids) + len(self.parts.opening) > self.config.text_tokens:
+        num = now.num_text + len(now.closing) + len(turn.ids) + len(self.parts.opening)
+        if num > self.config.text_tokens:
             self._rebuild()
-            return dropped
-        self._closing, self._opening = [], opening
-        self._num_text += len(ids) + len(self.parts.opening)
-        self._read(self.parts.text("near", ids))
+        else:
+            now.say(turn.ids, opening)
         return dropped
 
     def _forget(self) -> list[SessionEvent]:
@@ -244,7 +228,7 @@ class LiveContext:
 
     def _move_on(self, now_s: float) -> list[SessionEvent]:
         """Where near is too long, its older half goes over to the past, at a border of segments. A step does
-        a part of that work: it makes the prefix ready, or reads what is near behind it."""
+        a part of that work: it makes the prefix ready, or reads a slice of what is near behind it."""
         near_s, ahead = self.config.near_s, self.ahead
         if not near_s:
             return []
@@ -252,15 +236,13 @@ class LiveContext:
             self.ahead = self._next_prefix(now_s)
         elif not ahead.is_ready:
             ahead.work(self.config)
-        elif now_s >= max(self.prefix.start_s + near_s, ahead.start_s + near_s / 2):
-            self.prefix, self.ahead = ahead, None
-            self.near.cut(ahead.start_s)
-            self._rebuild()
+        elif now_s >= max(self.now.prefix.start_s + near_s, ahead.start_s + near_s / 2):
+            self._catch_up(ahead)
         return []
 
     def _next_prefix(self, now_s: float) -> Prefix | None:
         """What will come before near when it begins at the next border, if that is known."""
-        near_start_s, near_s = self.prefix.start_s, self.config.near_s
+        near_start_s, near_s = self.now.prefix.start_s, self.config.near_s
         self.borders = [border for border in self.borders if border[0] > near_start_s]
         if not self.borders or now_s < near_start_s + near_s / 2:
             return None
@@ -270,19 +252,30 @@ class LiveContext:
         (border_s, state), self.borders = self.borders[number - 1], self.borders[number:]
         return Prefix(self.parts, border_s, state if self.config.past else None)
 
+    def _catch_up(self, ahead: Prefix) -> None:
+        """Read a slice of near behind the next prefix, or all of it where a turn came meanwhile; what has
+        all takes the place of what is read now."""
+        reading, num = self.next, self.config.slice_tokens
+        if reading is None:
+            reading = self._anew(ahead, self.now.near.behind(ahead.start_s))
+        elif reading.ids != self._turn_ids():
+            reading, num = self._anew(ahead, reading.near), 0
+        reading.go_on(num)
+        is_done = reading.is_whole
+        self.now, self.next, self.ahead = (reading, None, None) if is_done else (self.now, reading, ahead)
+        self.counts["rebuilds"] += is_done
+
     def _rebuild(self) -> Read:
         """Read the turns and what is near anew, behind the prefix, in a single forward."""
-        self._shown_s, self._closing = None, []
-        self._opening = [] if self.is_released else self.parts.opening
-        ids = [i for turn in self.turns for i in turn.ids]
-        # in released form a question takes the place of the system's text
-        parts = [] if self.is_released and ids else list(self.prefix.waiting or ())
-        parts += [self.parts.text("turns", ids)] if ids else []
-        parts += [self._step(i) for i in range(len(self.near))]
-        self.reader, self.chunks = self.prefix.reader.fork(), list(self.prefix.chunks)
+        self.now = self._anew(self.now.prefix, self.now.near)
         self.counts["rebuilds"] += 1
-        self._num_text = len(ids)
-        return self._read(*parts)
+        return self.now.go_on()
+
+    def _anew(self, prefix: Prefix, near: Near) -> Reading:
+        return Reading(prefix, near, self._turn_ids(), self.is_released)
+
+    def _turn_ids(self) -> list[int]:
+        return [i for turn in self.turns for i in turn.ids]
 
     # --- when it speaks
 
@@ -290,7 +283,7 @@ class LiveContext:
         """Scores of a step, by heads or of each request; what fires becomes due."""
         config = self.config
         standing = [(turn.request, turn.text) for turn in self.turns if turn.request is not None]
-        rows = self.scores.of(read, self.reader, standing, self._closing, end_s)
+        rows = self.scores.of(read, self.now.reader, standing, self.now.closing, end_s)
         events: list[SessionEvent] = []
         for request, scores in rows:
             name, fired = str(request) if POLL in config.trigger.heads else "", False
@@ -315,13 +308,13 @@ class LiveContext:
             request = self.due.pop(0)
             text = next((turn.text for turn in self.turns if turn.request == request), "")
             part = self._question(text or "?", stands=True)
-            self.speech = Speech(self.chunks, self.reader.fork(), part, request, text, time_s)
+            self.speech = Speech(self.now.chunks, self.now.reader.fork(), part, request, text, time_s)
             events += [ReplyBegan(time_s, request), *self._say(num, time_s)]
         return events
 
     def _question(self, text: str, *, stands: bool) -> Part:
         """The part between the context and an answer; ValueError where it has no room."""
-        ids = [*self._closing, *self.parts.ask(text, stands)]
+        ids = [*self.now.closing, *self.parts.ask(text, stands)]
         if not text.strip():
             raise ValueError("text must not be empty; say what to tell of, e.g. 'Tell me when it rains.'")
         limit = (self.llm.context or math.inf) - self.max_tokens - self.config.max_reply_tokens
@@ -355,7 +348,8 @@ class LiveContext:
         done_s = time_s if time_s > speech.began_s else None
         events.append(Reply(speech.began_s, speech.question, answer, speech.request, done_s, is_repeat))
         if (is_repeat and not self.is_released) or config.replies == "drop":
-            self._closing = [] if self.is_released else self._closing  # the frames' turn is never ended
+            if self.is_released:  # the frames' turn is never ended
+                self.now.closing = []
             return events
         question = speech.question if speech.request is None else None
         ids, opening = self.parts.exchange(question, speech.tokens, text), self.parts.opening
@@ -374,10 +368,11 @@ class LiveContext:
         """All but what the constructor takes, for `set_state`."""
         speech = self.speech
         return {name: getattr(self, name) for name in _DATA} | {
-            "chunks": self.chunks, "speech": None if speech is None else speech.state(),
+            "speech": None if speech is None else speech.state(),
             "borders": [(border_s, state.state()) for border_s, state in self.borders],
-            "prefix": self.prefix.data(), "ahead": None if self.ahead is None else self.ahead.data(),
-            "steps": self.near.steps,
+            "prefix": self.now.prefix.data(), "ahead": None if self.ahead is None else self.ahead.data(),
+            "steps": self.now.near.steps, "now": self.now.data(),
+            "next": None if self.next is None else self.next.data(),
         }  # fmt: skip
 
     def set_state(self, state: dict[str, Any], empty: MergeState) -> None:
@@ -390,19 +385,18 @@ class LiveContext:
             twin = empty.copy()
             twin.set_state(values)
             self.borders.append((border_s, twin))
-        self.prefix, ahead = Prefix.restore(self.parts, state["prefix"], empty), state["ahead"]
-        self.ahead = None if ahead is None else Prefix.restore(self.parts, ahead, empty)
-        self.near = Near(self.parts, state["steps"])
-        self.reader, self.chunks = self.prefix.reader.fork(), list(self.prefix.chunks)
-        for chunk in state["chunks"][len(self.chunks) :]:
-            self._read(*chunk)
+        prefix = Prefix.restore(self.parts, state["prefix"], empty)
+        self.now = Reading.restore(prefix, Near(self.parts, state["steps"]), state["now"])
+        self.ahead = self.next = None
+        if state["ahead"] is not None:
+            self.ahead = ahead = Prefix.restore(self.parts, state["ahead"], empty)
+            if state["next"] is not None:
+                self.next = Reading.restore(ahead, self.now.near.behind(ahead.start_s), state["next"])
         if state["speech"] is not None:
             self.speech = Speech.restore(self.llm, self.parts, state["speech"])
 
 
-_DATA = (
-    "turns", "triggers", "due", "last", "seen", "counts", "_shown_s", "_closing", "_opening", "_num_text",
-)  # fmt: skip
+_DATA = ("turns", "triggers", "due", "last", "seen", "counts")
 
 
 LIVE_CLASSES = (Turn, Part, TriggerState, CompressedVideo)

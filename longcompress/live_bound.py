@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .config_live import LiveConfig
+from .live_reading import FEWEST_STEPS
 from .llm.live import Parts
 from .model import LongCompress
 
@@ -33,6 +34,9 @@ def bound_of(
     num_slices = math.ceil((head + past) / config.slice_tokens) if config.slice_tokens else 1
     near_s = config.near_s + model.config.segments.length_s + max(blocks, default=0.0)
     near_steps = math.ceil(near_s / step_s) + 6 + num_slices
+    if config.slice_tokens:  # and while it is caught up with
+        steps = max(FEWEST_STEPS, config.slice_tokens // (sum(max_step.values()) + num_text))
+        near_steps += math.ceil(near_steps / (steps - 1))
     num_steps = near_steps if config.near_s else config.max_frames
     ends = 2 * (len(parts.opening) + len(parts.closing))
     near = num_steps * (sum(max_step.values()) + num_text)

@@ -45,15 +45,17 @@ class Near:
         self.steps.append(streams)
         self._laid.append(None)
 
-    def cut(self, start_s: float) -> None:
-        """Leave out all tokens that start before."""
-        steps, laid, self.steps, self._laid = self.steps, self._laid, [], []
-        for streams, known in zip(steps, laid, strict=True):
-            later = {name: tokens.take(tokens.start_s >= start_s) for name, tokens in streams.items()}
-            if later := {name: tokens for name, tokens in later.items() if len(tokens)}:
-                is_whole = sum(map(len, later.values())) == sum(map(len, streams.values()))
-                self.steps.append(streams if is_whole else later)
-                self._laid.append(known if is_whole else None)
+    def behind(self, start_s: float) -> "Near":
+        """The same without the tokens that start before."""
+        near = Near(self.parts)
+        for streams, known in zip(self.steps, self._laid, strict=True):
+            if min(float(tokens.start_s.min()) for tokens in streams.values()) < start_s:
+                streams, known = {name: t.take(t.start_s >= start_s) for name, t in streams.items()}, None
+                streams = {name: tokens for name, tokens in streams.items() if len(tokens)}
+            if streams:
+                near.steps.append(streams)
+                near._laid.append(known)
+        return near
 
     @torch.no_grad()
     def part(self, index: int, shown_s: float | None, before: Sequence[int]) -> tuple[Part, float | None]:

@@ -29,7 +29,7 @@ from .session_events import (
 )
 from .types import MAX_TIME_S, Answer, Audio, Encoded, Frames, Segment
 
-FORMAT = 6  # of snapshots
+FORMAT = 7  # of snapshots
 SHORT_S = 1e-3  # step of a frame that is pushed alone
 SNAPSHOT_CLASSES = (
     *STATE_CLASSES, *LIVE_CLASSES, Frames, Audio, Encoded, LiveConfig, TriggerConfig

@@ -259,7 +259,7 @@ def test_dropped_replies_leave_nothing_behind(model):
     assert len(of(runs[0], Reply)) > 2 and not of(runs[1], Reply)
     scores = [[e.scores for e in of(run, Scored)] for run in runs]
     assert scores[0] == scores[1]
-    for a, b in zip(*(s.live.context.reader.cache.layers for s in sessions), strict=True):
+    for a, b in zip(*(s.live.context.now.reader.cache.layers for s in sessions), strict=True):
         assert torch.equal(a.keys, b.keys) and torch.equal(a.values, b.values)
 
 

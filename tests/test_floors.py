@@ -43,6 +43,7 @@ FLOORS: dict[int, list[tuple[str, ...]]] = {
             "longcompress/live_bound.py",
             "longcompress/live_near.py",
             "longcompress/live_prefix.py",
+            "longcompress/live_reading.py",
             "longcompress/live_scores.py",
             "longcompress/speech.py",
             "longcompress/session_events.py",

@@ -9,7 +9,7 @@ import torch
 
 from longcompress.compression.triggers import fires
 from longcompress.config_live import LiveConfig, TriggerConfig
-from longcompress.llm.live import embed
+from longcompress.llm.live import LiveReader, embed
 from longcompress.session import Dropped, Reply, SegmentClosed, Session
 from longcompress.session_events import Asked, ReplyBegan, ReplyPart, Scored
 from longcompress.types import Audio, Frames
@@ -84,15 +84,15 @@ def test_the_cache_is_a_fresh_reading_of_the_printed_context(model, replies):
     session.push_text(TEXT, reply="may")
     num, parts = 0, session.live.context.parts
     question = parts.text("answer", parts.ask("what is seen", False))
-    for part in steps_of(27.0):
+    for part in steps_of(33.0):
         rebuilds = session.stats()["rebuilds"]
         events = session.push(part)
         if not of(events, Scored):
             continue
         context = session.context()
-        got = session.live.context.reader.fork().read([question]).logits
+        got = session.live.context.now.reader.fork().read([question]).logits
         torch.testing.assert_close(got, fresh_logits(model, [*context, question])[1], atol=1e-5, rtol=1e-4)
-        assert sum(len(part.ids) for part in context) == session.live.context.reader.count
+        assert sum(len(part.ids) for part in context) == session.live.context.now.reader.count
         last = context[-1]
         # no kept reply behind it, and it is still the context in which was scored
         if last.streams and last.region == "near" and session.stats()["rebuilds"] == rebuilds:
@@ -120,9 +120,9 @@ def test_the_past_is_read_once(model):
             continue
         num += 5  # 4 patches, a second of audio
         context = session.live.context
-        video = context.prefix.past
+        video = context.now.prefix.past
         past = 0 if video is None else sum(float(t.size.sum()) for t in video.streams.values())
-        near = sum(float(t.size.sum()) for row in context.near.steps for t in row.values())
+        near = sum(float(t.size.sum()) for row in context.now.near.steps for t in row.values())
         assert past + near == pytest.approx(num)
     assert video is not None and video.num_tokens == 20
 
@@ -169,7 +169,7 @@ def test_dropped_replies_leave_nothing_behind(model):
     events = [[e for part in steps_of(9.0) for e in session.push(part)] for session in sessions]
     assert len(of(events[0], Reply)) > 0 and not of(events[1], Reply)
     assert [e.scores for e in of(events[0], Scored)] == [e.scores for e in of(events[1], Scored)]
-    for a, b in zip(*(s.live.context.reader.cache.layers for s in sessions), strict=True):
+    for a, b in zip(*(s.live.context.now.reader.cache.layers for s in sessions), strict=True):
         assert torch.equal(a.keys, b.keys) and torch.equal(a.values, b.values)
 
 
@@ -221,15 +221,27 @@ def test_a_snapshot_goes_on_bit_for_bit_in_mid_reply(model, replies):
 
 
 def test_a_restored_session_ends_as_the_first(model):
-    live, parts = replace(ALWAYS, replies="keep", step_tokens=1), list(steps_of(26.0))
-    for at in (7, 21, 33):
+    live, parts, caught_up = replace(ALWAYS, replies="keep", step_tokens=1), list(steps_of(26.0)), 0
+    for at in (7, 21, 33, 37, 38, 39, 40, 41, 42):
         session = session_of(model, live)
         session.push_text(TEXT, reply="may")
         for part in parts[:at]:
             session.push(part)
+        caught_up += session.live.context.next is not None
         twin = Session.restore(model, session.snapshot())
         ends = [[e for p in parts[at:] for e in s.push(p)] + s.close() for s in (session, twin)]
-        assert ends[0] == ends[1] and len(of(ends[0], Reply)) > 1
+        assert ends[0] == ends[1] and len(of(ends[0], Reply)) > (at < 30)
+    assert caught_up
+
+
+def test_no_forward_reads_more_than_a_slice(model, monkeypatch):
+    """Near moves on bit by bit; a step has 7 tokens, and 20 of them are near."""
+    read, sizes = LiveReader.read, []
+    monkeypatch.setattr(LiveReader, "read", lambda self, parts: sizes.append(parts) or read(self, parts))
+    session, _ = run(model, replace(QUIET, near_s=20, slice_tokens=40), steps_of(75.0))
+    sizes = [sum(len(part.ids) for part in parts) for parts in sizes]
+    assert 30 < max(sizes) <= 40 and session.stats()["rebuilds"] > 3
+    assert session.stats()["max_cache_tokens"] > session.live.context.now.reader.count > 100
 
 
 def test_two_sessions_dont_touch(model):
@@ -306,8 +318,11 @@ def test_bounded_for_ever(model):
             assert stats["cache_tokens"] <= stats["max_cache_tokens"]
             assert stats["text_tokens"] <= live.text_tokens
             counts.append(stats["cache_bytes"])
-        sizes.append(len(session.snapshot()))
-    assert max(counts[240:]) <= 1.05 * max(counts[60:240]) and max(sizes[4:]) <= 1.1 * max(sizes[1:4])
+            if i % 7 == 0:  # while near is caught up with, and not
+                sizes.append(len(session.snapshot()))
+    half = len(sizes) // 2
+    assert max(counts[240:]) <= 1.05 * max(counts[60:240])
+    assert max(sizes[half:]) <= 1.1 * max(sizes[half // 4 : half])
     assert stats["replies"] > 50 and stats["rebuilds"] > 40
 
 
@@ -371,7 +386,7 @@ def test_a_poll_is_the_models_own_answer(model):
         for part in steps_of(3.0):
             first.push(part)
         context = first.live.context
-        assert context.scores.poll(context.reader, TEXT, [], 3.0) == pytest.approx(float(want), abs=1e-5)
+        assert context.scores.poll(context.now.reader, TEXT, [], 3.0) == pytest.approx(float(want), abs=1e-5)
         assert of(events, Scored)[-1].scores["poll"] != pytest.approx(float(want), abs=1e-9)
 
 

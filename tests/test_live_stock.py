@@ -44,8 +44,8 @@ def run(model, seconds, live=LIVE, check=True, atol=2e-5):
     for whole in random_clip(model, seconds, audio=False):
         for i in range(len(whole)):
             events += session.push(whole.cut(i, i + 1))
-            if check and context.chunks and i % 3 == 0:
-                got = context.reader.fork().read([question]).logits
+            if check and context.now.chunks and i % 3 == 0:
+                got = context.now.reader.fork().read([question]).logits
                 want = fresh_logits(model.llm, [*session.context(), question])
                 torch.testing.assert_close(got, want, atol=atol, rtol=1e-4)
             stats = session.stats()

@@ -69,7 +69,7 @@ def spliced(model, clip, start_s, num):
 def sample_of(model, clip, session, texts, read_s=0.0):
     """The sample of what the session has read; texts by second. At read_s it read all anew."""
     context = session.live.context
-    start, num = context.prefix.start_s, len(context.near)
+    start, num = context.now.prefix.start_s, len(context.now.near)
     video = spliced(model, clip, start, num)
     rows = [text for at, of in texts.items() for text in of if at <= read_s]  # these stand before near
     for second, step in enumerate(video.steps, int(start)):
@@ -91,7 +91,7 @@ def regions(model, parts):
 def test_a_sample_is_the_context_of_a_session_bit_for_bit(model, clip, texts):
     parts, moved = CausalParts(model.llm), {0.0: 0}  # where near begins, and when it was read
     for second, (session, _) in enumerate(pushed(model, QUIET, texts)):
-        read_s = moved.setdefault(session.live.context.prefix.start_s, second)
+        read_s = moved.setdefault(session.live.context.now.prefix.start_s, second)
         if second % 4 != 3:
             continue
         want = session.context()
@@ -107,7 +107,7 @@ def test_the_loss_is_of_the_scores_that_a_session_gives(model, clip):
     """Also of steps that aren't the last; and contexts that are joined are embedded as each alone."""
     parts, task, texts, scored = CausalParts(model.llm), LiveTask(model.llm), {0: [TEXT]}, []
     for session, events in pushed(model, QUIET, texts):
-        start_s = session.live.context.prefix.start_s
+        start_s = session.live.context.now.prefix.start_s
         scored += [(start_s, event.scores) for event in events if isinstance(event, Scored)]
         if start_s:
             break
