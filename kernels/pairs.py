@@ -99,15 +99,9 @@ def check_squares(finite: bool, x: Any) -> None:
 
 
 def first_merges(
-    rows: int,
-    goals: Array,
-    part: Array,
-    merges: Array,
-    height: Array,
-    key: Array,
-    children: Array,
+    rows: int, goals: Array, part: Array, merges: Array, height: Array, key: Array, children: Array,
     low: Array,
-) -> tuple[Array, Array, Array, Array]:
+) -> tuple[Array, Array, Array, Array]:  # fmt: skip
     """The first goals[p] of the merges of each part p; what was merged beyond them is dropped.
 
     Args:

@@ -339,14 +339,9 @@ def _check_arguments(
 
 
 def _plan_in_graph(
-    metric: Tensor,
-    offsets: Tensor,
-    keep: int | Tensor,
-    weight: Tensor | None,
-    schedule: Schedule,
-    check: bool,
-    *names: str,
-) -> Plan:
+    metric: Tensor, offsets: Tensor, keep: int | Tensor, weight: Tensor | None, schedule: Schedule,
+    check: bool, *names: str,
+) -> Plan:  # fmt: skip
     """`plan` where torch traces; `names` are score, order and precision."""
     if not isinstance(keep, Tensor):
         keep = torch.full((offsets.shape[0] - 1,), keep, dtype=torch.int64, device=offsets.device)

@@ -20,11 +20,11 @@ class TriggerConfig:
     Attributes:
         rule: "single": the score of a frame is above the threshold. "sum": the scores since the last reply
             are above it together. "zscore": a score is above the mean of the `window` scores before by more
-            than the threshold times their standard deviation, after `warmup` frames. "rise": it is above
-            that mean by more than the threshold.
-        threshold: in (0, number of heads] for "single" and "rise".
-        heads: whose scores are added, of "informative" and "relevance"; or "poll" alone: the model is asked
-            about each request after each step (LiveConfig.poll), which needs no heads.
+            than the threshold times their standard deviation, after `warmup` frames. "rise": the score of
+            one of the heads is above its mean of the `window` before by more than the threshold.
+        threshold: in (0, number of heads] for "single", (0, 1] for "rise".
+        heads: whose scores are added, but for "rise", of "informative" and "relevance"; or "poll" alone: the
+            model is asked about each request after each step (LiveConfig.poll), which needs no heads.
         window: frames of "zscore" and "rise".
         warmup: frames before which these say nothing, at most `window`.
         hold: steps in a row that the rule says yes.
@@ -52,7 +52,7 @@ class TriggerConfig:
                 "hold must be >= 1 and refractory_s and per_minute >= 0, got "
                 f"{self.hold}, {self.refractory_s} and {self.per_minute}"
             )
-        limit = len(self.heads) if self.rule in ("single", "rise") else math.inf
+        limit = {"single": len(self.heads), "rise": 1}.get(self.rule, math.inf)
         if not 0 < self.threshold <= limit or self.threshold == math.inf:
             raise ValueError(
                 f'threshold must be in (0, {limit}] for rule "{self.rule}" and {len(self.heads)} heads, got '

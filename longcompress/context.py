@@ -17,7 +17,6 @@ from .compression.triggers import TriggerState, step
 from .config_live import POLL, LiveConfig
 from .events.parse import parse_spans
 from .live_bound import bound_of, tokens_a_step
-from .live_near import Near
 from .live_prefix import Prefix
 from .live_reading import Reading
 from .live_scores import LiveScores
@@ -68,7 +67,7 @@ class LiveContext:
             )
         self.max_step = {name: tokens_a_step(model, name, step_s) for name in streams}
         self.max_tokens = bound_of(model, config, self.parts, self.max_step, step_s)
-        self.now = Reading(Prefix(self.parts, 0.0), Near(self.parts), (), self.is_released)
+        self.now = Reading(Prefix(self.parts, 0.0), (), self.is_released)
         self.ahead: Prefix | None = None  # what comes in the place of its prefix
         self.next: Reading | None = None  # what was read behind that
         self.turns: list[Turn] = []  # the oldest first
@@ -181,7 +180,7 @@ class LiveContext:
             "cache_tokens": self.now.reader.count,
             "cache_bytes": sum(cache_bytes(reader.cache) for reader in self._readers()),
             "max_cache_tokens": self.max_tokens, "text_tokens": self.now.num_text,
-            "near_tokens": self.now.near.num_tokens,
+            "near_tokens": sum(len(tokens) for step in self.now.steps for tokens in step.values()),
         }  # fmt: skip
 
     def _readers(self) -> list[LiveReader]:
@@ -193,7 +192,7 @@ class LiveContext:
     def _read_step(self, streams: dict[str, Tokens]) -> Read:
         for reading in (self.now, self.next):
             if reading is not None:
-                reading.near.add(streams)
+                reading.add(streams)
         self.counts["steps"] += 1
         return self.now.go_on() if self.now.chunks else self._rebuild()
 
@@ -257,9 +256,9 @@ class LiveContext:
         all takes the place of what is read now."""
         reading, num = self.next, self.config.slice_tokens
         if reading is None:
-            reading = self._anew(ahead, self.now.near.behind(ahead.start_s))
+            reading = self._anew(ahead)
         elif reading.ids != self._turn_ids():
-            reading, num = self._anew(ahead, reading.near), 0
+            reading, num = self._anew(ahead), 0
         reading.go_on(num)
         is_done = reading.is_whole
         self.now, self.next, self.ahead = (reading, None, None) if is_done else (self.now, reading, ahead)
@@ -267,12 +266,12 @@ class LiveContext:
 
     def _rebuild(self) -> Read:
         """Read the turns and what is near anew, behind the prefix, in a single forward."""
-        self.now = self._anew(self.now.prefix, self.now.near)
+        self.now = self._anew(self.now.prefix)
         self.counts["rebuilds"] += 1
         return self.now.go_on()
 
-    def _anew(self, prefix: Prefix, near: Near) -> Reading:
-        return Reading(prefix, near, self._turn_ids(), self.is_released)
+    def _anew(self, prefix: Prefix) -> Reading:
+        return self.now.anew(prefix, self._turn_ids(), self.is_released)
 
     def _turn_ids(self) -> list[int]:
         return [i for turn in self.turns for i in turn.ids]
@@ -371,8 +370,7 @@ class LiveContext:
             "speech": None if speech is None else speech.state(),
             "borders": [(border_s, state.state()) for border_s, state in self.borders],
             "prefix": self.now.prefix.data(), "ahead": None if self.ahead is None else self.ahead.data(),
-            "steps": self.now.near.steps, "now": self.now.data(),
-            "next": None if self.next is None else self.next.data(),
+            "now": self.now.data(), "next": None if self.next is None else self.next.data(),
         }  # fmt: skip
 
     def set_state(self, state: dict[str, Any], empty: MergeState) -> None:
@@ -385,13 +383,11 @@ class LiveContext:
             twin = empty.copy()
             twin.set_state(values)
             self.borders.append((border_s, twin))
-        prefix = Prefix.restore(self.parts, state["prefix"], empty)
-        self.now = Reading.restore(prefix, Near(self.parts, state["steps"]), state["now"])
+        self.now = Reading.restore(Prefix.restore(self.parts, state["prefix"], empty), state["now"])
         self.ahead = self.next = None
         if state["ahead"] is not None:
-            self.ahead = ahead = Prefix.restore(self.parts, state["ahead"], empty)
-            if state["next"] is not None:
-                self.next = Reading.restore(ahead, self.now.near.behind(ahead.start_s), state["next"])
+            self.ahead = Prefix.restore(self.parts, state["ahead"], empty)
+            self.next = Reading.restore(self.ahead, state["next"]) if state["next"] is not None else None
         if state["speech"] is not None:
             self.speech = Speech.restore(self.llm, self.parts, state["speech"])
 

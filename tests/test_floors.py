@@ -41,7 +41,6 @@ FLOORS: dict[int, list[tuple[str, ...]]] = {
         (
             "longcompress/context.py",
             "longcompress/live_bound.py",
-            "longcompress/live_near.py",
             "longcompress/live_prefix.py",
             "longcompress/live_reading.py",
             "longcompress/live_scores.py",

@@ -122,7 +122,7 @@ def test_the_past_is_read_once(model):
         context = session.live.context
         video = context.now.prefix.past
         past = 0 if video is None else sum(float(t.size.sum()) for t in video.streams.values())
-        near = sum(float(t.size.sum()) for row in context.now.near.steps for t in row.values())
+        near = sum(float(t.size.sum()) for row in context.now.steps for t in row.values())
         assert past + near == pytest.approx(num)
     assert video is not None and video.num_tokens == 20
 

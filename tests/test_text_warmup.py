@@ -11,6 +11,7 @@ import torch
 from longcompress.presets import load, new_tiny
 from longcompress.synthetic.questions import printed_seconds
 from longcompress.synthetic.scenes import OBJECTS, make_scene
+from longcompress.train.data.sampler import Batches
 
 FOLDER = Path(__file__).parents[1] / "examples" / "text_warmup"
 sys.path.insert(0, str(FOLDER))
@@ -50,7 +51,7 @@ def test_words_are_the_language_models_own_and_batches_are_pure():
         a, b = videos.batch(number), again.batch(number)
         assert [x.turns for x in a] == [x.turns for x in b] and len(a) == 4
     assert videos.batch(0)[0].turns != videos.batch(1)[0].turns
-    resumed = next(iter(TextVideos(mixes, 0, first=9)))
+    resumed = next(iter(Batches(videos.batch, 9)))
     assert [x.turns for x in resumed] == [x.turns for x in videos.batch(9)]
 
 

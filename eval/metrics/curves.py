@@ -7,11 +7,7 @@ from .intervals import Interval
 
 
 def curve_iou(
-    time_s: Sequence[float],
-    score: Sequence[float],
-    spans: Sequence[Interval],
-    *,
-    num_frames: int,
+    time_s: Sequence[float], score: Sequence[float], spans: Sequence[Interval], *, num_frames: int,
     threshold: float,
 ) -> float:  # fmt: skip
     """IoU of the frames that a curve points at with those inside any of the spans, both ends included.

@@ -44,13 +44,14 @@ def curves_of(
 
 
 def thresholds_of(trigger: TriggerConfig, curves: Mapping[str, Curve]) -> list[float]:
-    """Thresholds to try: for "single" those between the sums of scores that came up, for others a grid."""
-    limit = float(len(trigger.heads))
-    if trigger.rule == "single":
-        sums = [np.sum([*curve.scores.values()], axis=0) for curve in curves.values()]
-        levels = np.quantile(np.concatenate(sums), np.linspace(0, 1, NUM_THRESHOLDS))
+    """Thresholds to try: for "single" and "rise" scores that came up, for others a grid."""
+    if trigger.rule in ("single", "rise"):
+        rows = [np.array([*curve.scores.values()]) for curve in curves.values()]
+        known = [row.sum(0) if trigger.rule == "single" else row.max(0) for row in rows]
+        limit = float(len(trigger.heads)) if trigger.rule == "single" else 1.0
+        levels = np.quantile(np.concatenate(known), np.linspace(0, 1, NUM_THRESHOLDS))
         return sorted({float(x) for x in levels if 0 < x <= limit} | {limit})
-    low, high = {"rise": (0.005, limit), "sum": (0.05, 50.0), "zscore": (0.1, 10.0)}[trigger.rule]
+    low, high = {"sum": (0.05, 50.0), "zscore": (0.1, 10.0)}[trigger.rule]
     return np.geomspace(low, high, NUM_THRESHOLDS).tolist()
 
 

@@ -115,14 +115,9 @@ Read: TypeAlias = Callable[[str, Reading], Callable[[str], VideoMemory]]
 
 
 def run(
-    source: Source,
-    model: LongCompress,
-    out: str | Path,
-    config: RunConfig | None = None,
-    *,
-    retry_failed: bool = False,
-    num_draws: int = NUM_DRAWS,
-) -> list[dict[str, Any]]:
+    source: Source, model: LongCompress, out: str | Path, config: RunConfig | None = None, *,
+    retry_failed: bool = False, num_draws: int = NUM_DRAWS,
+) -> list[dict[str, Any]]:  # fmt: skip
     """The summary of a run over all examples for each budget; runs in `out` are resumed.
 
     Args:

@@ -16,15 +16,9 @@ NUM_DRAWS = 1000  # of the intervals of corpus scores
 
 
 def score_files(
-    task: str,
-    reference: Sequence[str | Path],
-    pred: Sequence[str | Path],
-    how: How | None = None,
-    *,
-    durations: str | Path | None = None,
-    seed: int = 0,
-    num_draws: int = NUM_DRAWS,
-) -> dict[str, Any]:
+    task: str, reference: Sequence[str | Path], pred: Sequence[str | Path], how: How | None = None, *,
+    durations: str | Path | None = None, seed: int = 0, num_draws: int = NUM_DRAWS,
+) -> dict[str, Any]:  # fmt: skip
     """The report on a prediction file.
 
     Args:

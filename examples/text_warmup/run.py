@@ -15,6 +15,7 @@ from longcompress.config_values import load_config
 from longcompress.presets import load, new_tiny
 from longcompress.synthetic.questions import ask, grade
 from longcompress.synthetic.scenes import make_scene, parts_of
+from longcompress.train.data.sampler import Batches
 from longcompress.train.engine import Engine
 from longcompress.train.shards.index import load_index
 from longcompress.train.stages import StageRecipe, last_checkpoint, steps_done, train_stage
@@ -60,7 +61,7 @@ def train_on_text(out: Path, mixes: Sequence[TextMix] = MIXES, *, seed: int = 0,
         out / "lm", steps=steps, lr=2e-3, warmup=warmup, decay=0.3, save_steps=250, seed=seed
     )
     checkpoint = last_checkpoint(out / "lm")
-    data = TextVideos(mixes, seed, steps_done(checkpoint))
+    data = Batches(TextVideos(mixes, seed).batch, steps_done(checkpoint))
     done = run(
         model.llm, data, args, collate=lambda items: model.llm.collate(items[0]), muon=True, resume=checkpoint
     )

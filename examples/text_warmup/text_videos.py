@@ -4,7 +4,7 @@ A language model trained on them knows questions and times, and no frame or audi
 then learn to see and to hear.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, floor
@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
 
 from longcompress.llm import CompressedVideo, Example
 from longcompress.llm.prompt import encode
 from longcompress.synthetic.questions import ask
 from longcompress.synthetic.scenes import OBJECTS, SOUNDS, SceneEvent, make_scene
-from longcompress.train.data.sampler import enter_worker, stage_at
+from longcompress.train.data.sampler import stage_at
 from longcompress.types import Tokens
 
 NAMES = {"video": OBJECTS, "audio": SOUNDS}
@@ -74,23 +73,16 @@ class Spelled(nn.Module):
         return 2 * weights.to(means.dtype) @ means
 
 
-class TextVideos(IterableDataset[list[Example]]):
-    """Endless batches of videos in words with questions, stage after stage (the last one goes on).
+class TextVideos:
+    """Batches of videos in words with questions, stage after stage (the last one goes on).
 
     Args:
         mixes: the stages.
         seed: of everything random; scenes have numbers from (seed + 1) * 2_000_000 on.
-        first: step of the first batch.
     """
 
-    def __init__(self, mixes: Sequence[TextMix], seed: int, first: int = 0) -> None:
-        self.mixes, self.seed, self.first = list(mixes), seed, first
-
-    def __iter__(self) -> Iterator[list[Example]]:
-        number, step = enter_worker()
-        while True:
-            yield self.batch(self.first + number)
-            number += step
+    def __init__(self, mixes: Sequence[TextMix], seed: int) -> None:
+        self.mixes, self.seed = list(mixes), seed
 
     def batch(self, number: int) -> list[Example]:
         """The videos of step `number`; a pure function of it and the seed."""

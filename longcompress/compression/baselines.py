@@ -30,14 +30,9 @@ def only(segments: Sequence[Segment], names: Sequence[str]) -> list[Segment]:
 
 
 def spend(
-    method: Method,
-    segments: Sequence[Segment],
-    room: int,
-    split: BudgetConfig,
-    *,
-    global_tokens: int = 0,
+    method: Method, segments: Sequence[Segment], room: int, split: BudgetConfig, *, global_tokens: int = 0,
     seed: int = 0,
-) -> dict[str, Tokens]:
+) -> dict[str, Tokens]:  # fmt: skip
     """A video's tokens after one of METHODS, by stream, each in time order.
 
     - full: all tokens, whatever `room` is.

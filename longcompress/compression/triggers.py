@@ -15,14 +15,14 @@ class TriggerState(NamedTuple):
 
     Attributes:
         total: scores since the last reply of rule "sum".
-        recent: the scores before, `window` at most.
+        recent: the scores of all heads before, `window` steps at most.
         held: steps in a row that the rule said yes.
         is_released: it said no since the last reply.
         spoken_s: when it spoke: the last `per_minute` times, and once at least.
     """
 
     total: float = 0.0
-    recent: tuple[float, ...] = ()
+    recent: tuple[tuple[float, ...], ...] = ()
     held: int = 0
     is_released: bool = True
     spoken_s: tuple[float, ...] = ()
@@ -39,16 +39,19 @@ def step(
     for name in config.heads:
         if not 0 <= scores.get(name, math.nan) <= 1:
             raise ValueError(f"score {name!r} must be in [0, 1], got {scores.get(name)} of {dict(scores)}")
-    score = sum(scores[name] for name in SCORES if name in config.heads)
+    row = tuple(scores[name] for name in SCORES if name in config.heads)
+    score = sum(row)
     total, is_due = state.total + score, False
     if config.rule == "single":
         is_due = score > config.threshold
     elif config.rule == "sum":
         is_due = total > config.threshold
+    elif len(state.recent) >= config.warmup and config.rule == "rise":
+        before = zip(*state.recent, strict=True)
+        is_due = any(x > statistics.fmean(y) + config.threshold for x, y in zip(row, before, strict=True))
     elif len(state.recent) >= config.warmup:
-        mean = statistics.fmean(state.recent)
-        unit = 1.0 if config.rule == "rise" else statistics.pstdev(state.recent)
-        is_due = score > mean + config.threshold * unit
+        sums = [sum(y) for y in state.recent]
+        is_due = score > statistics.fmean(sums) + config.threshold * statistics.pstdev(sums)
     held, spoken_s, limit = state.held + 1 if is_due else 0, state.spoken_s, config.per_minute
     is_released = state.is_released or not is_due
     fired = held >= config.hold and (is_released or not config.release)
@@ -58,7 +61,7 @@ def step(
     if fired:
         total, is_released = 0.0 if config.rule == "sum" else total, False
         spoken_s = (*spoken_s, time_s)[-max(1, limit) :]
-    return TriggerState(total, (*state.recent, score)[-config.window :], held, is_released, spoken_s), fired
+    return TriggerState(total, (*state.recent, row)[-config.window :], held, is_released, spoken_s), fired
 
 
 def fires(

@@ -178,13 +178,9 @@ def _side(model: Any, family: Family, size_px: int) -> int:
 
 
 def _attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
     **options: Any,
-) -> Any:
+) -> Any:  # fmt: skip
     """PyTorch's attention with sizes of tokens. Outside of a pass there are none."""
     frames = _PASS.get()
     if frames is not None:

@@ -79,14 +79,9 @@ def backend_for(device: str, dtype: torch.dtype, bends: bool = False) -> Backend
 
 
 def _flex(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    layout: BranchLayout,
-    scale: float,
-    softcap: float | None,
+    q: Tensor, k: Tensor, v: Tensor, layout: BranchLayout, scale: float, softcap: float | None,
     window: int | None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """By flex attention, compiled on a GPU."""
 
     def bent(score: Tensor, *_: Tensor) -> Tensor:

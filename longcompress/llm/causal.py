@@ -166,17 +166,11 @@ class CausalLM(nn.Module):
         return out
 
     def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        labels: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        branch: Tensor | None = None,
-        sample: Tensor | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-        logits_to_keep: Tensor | None = None,
+        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None,
+        position_ids: Tensor | None = None, branch: Tensor | None = None, sample: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None, logits_to_keep: Tensor | None = None,
         **streams: Tensor,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Tensor]:  # fmt: skip
         """Logits, and the loss: mean over the learned tokens (or their sum over num_items_in_batch).
 
         Args: those of `collate`, all (B, L) int64 but the streams. logits_to_keep: (N,) int64 places of the

@@ -19,14 +19,9 @@ MIN_BLOCK, MAX_BLOCK = 64, 1024  # tokens
 
 
 def chunked_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    layout: BranchLayout,
-    scale: float,
-    softcap: float | None,
+    q: Tensor, k: Tensor, v: Tensor, layout: BranchLayout, scale: float, softcap: float | None,
     window: int | None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """(B, H, L, d) as `branch_attention`, computed in float32 or better: the reference of the others."""
     out: Tensor = _Chunked.apply(q, k, v, _Blocks(layout, q, scale, softcap, window))
     return out

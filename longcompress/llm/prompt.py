@@ -267,14 +267,9 @@ def lay_out(video: CompressedVideo, tokenizer: Any, config: LLMConfig, names: Se
 
 
 def collate(
-    examples: Sequence[Example],
-    tokenizer: Any,
-    config: LLMConfig,
-    names: Sequence[str],
-    *,
-    left: bool = False,
-    row_tokens: int = 0,
-) -> dict[str, Tensor]:
+    examples: Sequence[Example], tokenizer: Any, config: LLMConfig, names: Sequence[str], *,
+    left: bool = False, row_tokens: int = 0,
+) -> dict[str, Tensor]:  # fmt: skip
     """One batch of unequal videos and questions as a flat dict of tensors.
 
     The turns of an example lie one behind the other after the video. Where they are no dialogue, `branch`

@@ -145,17 +145,11 @@ class StockLM(nn.Module):
             )
 
     def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        position_ids: Tensor,
-        labels: Tensor | None = None,
-        branch: Tensor | None = None,
-        sample: Tensor | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-        logits_to_keep: Tensor | None = None,
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, labels: Tensor | None = None,
+        branch: Tensor | None = None, sample: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None, logits_to_keep: Tensor | None = None,
         **streams: Tensor,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Tensor]:  # fmt: skip
         """As of CausalLM; position_ids (B, P, L)."""
         inputs = self.inputs(input_ids, position_ids, streams) | {"use_cache": False}
         inputs |= masks(self.lm, attention_mask.to(self.lm.device), branch, sample, self.backend)

@@ -1,6 +1,7 @@
 """When a model speaks: MMDuet's own numbers (tests/golden/mmduet), and rules written as loops."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, pstdev
 
@@ -123,6 +124,18 @@ def test_heads_are_added_in_one_order():
     scores = {"informative": [0.3, 0.4], "relevance": [0.3, 0.2]}
     assert fires(TriggerConfig("single", 0.59, ("relevance", "informative")), scores, [0, 1]) == [0, 1]
     assert fires(TriggerConfig("single", 0.55, ("informative",)), scores, [0, 1]) == []
+
+
+def test_a_rise_is_that_of_any_head():
+    scores = {"informative": [0.0, 0.0, 0.1, 0.1, 0.9], "relevance": [0.0, 0.1, 0.9, 1.0, 1.0]}
+    config = TriggerConfig("rise", 0.7, HEADS, window=2, warmup=1)
+    assert fires(config, scores, range(5)) == [2, 4]
+    for head, frames in (("relevance", [2]), ("informative", [4])):
+        assert fires(replace(config, heads=(head,)), scores, range(5)) == frames
+    with pytest.raises(
+        ValueError, match=r'threshold must be in \(0, 1\] for rule "rise" and 2 heads, got 1.5'
+    ):
+        TriggerConfig("rise", 1.5, HEADS)
 
 
 def test_window_and_warmup_bound_what_is_remembered():

@@ -69,7 +69,7 @@ def spliced(model, clip, start_s, num):
 def sample_of(model, clip, session, texts, read_s=0.0):
     """The sample of what the session has read; texts by second. At read_s it read all anew."""
     context = session.live.context
-    start, num = context.now.prefix.start_s, len(context.now.near)
+    start, num = context.now.prefix.start_s, len(context.now.steps)
     video = spliced(model, clip, start, num)
     rows = [text for at, of in texts.items() for text in of if at <= read_s]  # these stand before near
     for second, step in enumerate(video.steps, int(start)):
@@ -228,7 +228,7 @@ def test_the_recipe_trains_both_heads_and_saves_them(tiny_clips, tmp_path):
     recipe = TinyRecipe(kind="duet", init="tiny", duet=duet, warmup=1, lr=1e-3, bf16=False, clip_s=20.0)
     folder = train_tiny(tmp_path, recipe, start="lm")
     trained, tiny = lc.load(str(folder), device="cpu"), lc.load("tiny", device="cpu")
-    assert trained.identity() == tiny.identity() and trained.config.live.trigger.heads == ("informative",)
+    assert trained.identity() == tiny.identity() and trained.config.live.trigger.rule == "rise"
     new = with_heads(lc.load("tiny", device="cpu"))
     videos, losses = LiveVideos(tiny_clips, tiny.merge_state(), [replace(MIX, no_past=1.0)], 0), []
     for model in (new, trained):

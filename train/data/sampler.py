@@ -5,13 +5,13 @@ same sequence, and a training resumes from a batch's number alone.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from ..shards.index import Index
 
@@ -161,6 +161,24 @@ def enter_worker() -> tuple[int, int]:
         return 0, 1
     torch.set_num_threads(1)
     return worker.id, worker.num_workers
+
+
+class Batches(IterableDataset[Any]):
+    """make(first), make(first + 1), ... without end; workers take turns.
+
+    Args:
+        make: the batch of a step, a pure function of its number.
+        first: step to start at.
+    """
+
+    def __init__(self, make: Callable[[int], Any], first: int = 0) -> None:
+        self.make, self.first = make, first
+
+    def __iter__(self) -> Iterator[Any]:
+        number, step = enter_worker()
+        while True:
+            yield self.make(self.first + number)
+            number += step
 
 
 def stage_at(stages: Sequence[Any], number: int) -> Any:

@@ -1,6 +1,6 @@
 """Videos to train the tiny model on, spliced from a cache of synthetic clips that are encoded once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count, islice
 from pathlib import Path
@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset
 from tqdm import tqdm
 
 from ...compression.baselines import only, spend
@@ -25,7 +24,7 @@ from ...serialize import pack, unpack
 from ...synthetic.questions import KINDS, ask
 from ...synthetic.scenes import OBJECTS, SOUNDS, SceneEvent, audio, clip_events, frames, make_scene
 from ...types import Audio, Encoded, Frames, Segment
-from ..data.sampler import enter_worker, stage_at
+from ..data.sampler import stage_at
 from ..shards.make import ENDLESS
 from ..shards.sample import without
 from .encoders import SCENE_PX, half
@@ -192,27 +191,19 @@ def shift(value: T, by_s: float) -> T:
     return replace(value, start_s=value.start_s + by_s, end_s=value.end_s + by_s, **{name: parts})
 
 
-class Videos(IterableDataset[list[Example]]):
-    """Endless batches of spliced videos with questions, stage after stage (the last one goes on).
+class Videos:
+    """Batches of spliced videos with questions, stage after stage (the last one goes on).
 
     The state `empty` says how tokens merge and budgets are allocated; shares count from the `raw_a_second`
-    tokens that a second of video has. The first batch is that of step `first`.
+    tokens that a second of video has.
     """
 
     def __init__(
-        self, clips: list[Clip], empty: MergeState, mixes: Sequence[Mix], seed: int, raw_a_second: float,
-        first: int = 0,
-    ) -> None:  # fmt: skip
-        self.first = first
+        self, clips: list[Clip], empty: MergeState, mixes: Sequence[Mix], seed: int, raw_a_second: float
+    ) -> None:
         self.clips, self.empty, self.mixes, self.seed = clips, empty, list(mixes), seed
         self.raw_a_second = raw_a_second
         self._names = [{h.name for h in clip.events} for clip in clips]
-
-    def __iter__(self) -> Iterator[list[Example]]:
-        number, step = enter_worker()
-        while True:
-            yield self.batch(self.first + number)
-            number += step
 
     def batch(self, number: int) -> list[Example]:
         """The videos of step `number`; a pure function of it and the seed."""

@@ -1,13 +1,12 @@
 """Training of tiny-duet: a language model and two heads that say when to speak, on synthetic videos."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset
 
 from ...compression.global_memory import Mean
 from ...compression.state import MergeState
@@ -21,7 +20,7 @@ from ...synthetic.scenes import OBJECTS, SOUNDS, SceneEvent, clip_events
 from ...synthetic.tokenizer import add_words
 from ...types import CompressedVideo, Tokens
 from ..data.live_samples import LiveSample, LiveTask, collate_live
-from ..data.sampler import enter_worker, stage_at
+from ..data.sampler import Batches, stage_at
 from ..engine import Engine
 from ..stages import steps_done
 from ..trainer import run
@@ -29,8 +28,8 @@ from .clips import choose, shift
 from .live_clips import LiveClip
 
 LIVE = LiveConfig(
-    TriggerConfig("single", 0.5, ("informative",), release=True), near_s=10.0, past=128, text_tokens=128,
-    max_reply_tokens=40,
+    TriggerConfig("rise", 0.94, HEADS, window=4, warmup=1, release=True, refractory_s=4.0),
+    near_s=10.0, past=128, text_tokens=128, max_reply_tokens=40,
 )  # fmt: skip
 
 
@@ -122,28 +121,20 @@ def with_heads(model: LongCompress) -> LongCompress:
     return LongCompress(config, **parts, llm=llm, global_memory=model.global_memory, folder=model.folder)
 
 
-class LiveVideos(IterableDataset[list[LiveSample]]):
-    """Endless batches of samples of spliced videos, stage after stage; the first is that of step `first`.
+class LiveVideos:
+    """Batches of samples of spliced videos, stage after stage.
 
     Args:
         clips: to splice.
         empty: how tokens merge and a budget is allocated.
         mixes: what is sampled, stage by stage.
         seed: of it all.
-        first: step to start at.
     """
 
     def __init__(
-        self, clips: Sequence[LiveClip], empty: MergeState, mixes: Sequence[DuetMix], seed: int,
-        first: int = 0,
-    ) -> None:  # fmt: skip
-        self.clips, self.empty, self.mixes, self.seed, self.first = clips, empty, list(mixes), seed, first
-
-    def __iter__(self) -> Iterator[list[LiveSample]]:
-        number, step = enter_worker()
-        while True:
-            yield self.batch(self.first + number)
-            number += step
+        self, clips: Sequence[LiveClip], empty: MergeState, mixes: Sequence[DuetMix], seed: int
+    ) -> None:
+        self.clips, self.empty, self.mixes, self.seed = clips, empty, list(mixes), seed
 
     def batch(self, number: int) -> list[LiveSample]:
         """The samples of step `number`; a pure function of it and the seed."""
@@ -303,12 +294,11 @@ def train_duet(
     model.llm.project.requires_grad_(False)
     empty = model.merge_state()
     empty.merge = replace(empty.merge, tokens_per_segment=detail)
-    first = steps_done(resume)
-    videos = LiveVideos(clips, empty, config.mixes, int(options.get("seed", 0)), first)
+    videos = LiveVideos(clips, empty, config.mixes, int(options.get("seed", 0)))
     assert isinstance(model.llm, CausalLM)
     parts = CausalParts(model.llm)
     trainer = run(
-        LiveTask(model.llm, config.positive, config.heads), videos,
+        LiveTask(model.llm, config.positive, config.heads), Batches(videos.batch, steps_done(resume)),
         engine.arguments(out, steps=sum(mix.steps for mix in config.mixes), **options), muon=True,
         rates=config.rates, resume=resume, collate=lambda items: collate_live(items[0], parts),
     )  # fmt: skip

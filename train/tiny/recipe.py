@@ -19,6 +19,7 @@ from ...llm.prompt import encode
 from ...model import LongCompress
 from ...presets import load, new_tiny
 from ...synthetic.scenes import OBJECTS, SOUNDS
+from ..data.sampler import Batches
 from ..engine import Engine
 from ..stages import last_checkpoint, steps_done
 from ..trainer import run
@@ -257,7 +258,7 @@ def train_lm(
     merge = replace(model.config.merge, tokens_per_segment=recipe.detail)
     empty = replace(model.merge_state(), merge=merge)
     checkpoint = last_checkpoint(out / "lm") if resume else None
-    videos = Videos(clips, empty, recipe.mixes, recipe.seed, raw_a_second, steps_done(checkpoint))
+    videos = Videos(clips, empty, recipe.mixes, recipe.seed, raw_a_second)
     args = replace(CPU, bf16=recipe.bf16).arguments(
         out / "lm", steps=sum(m.steps for m in recipe.mixes), lr=recipe.lr, warmup=recipe.warmup,
         decay=recipe.decay, save_steps=250, eval_steps=500, seed=recipe.seed,
@@ -265,5 +266,6 @@ def train_lm(
     options: dict[str, Any] = {"collate": lambda items: model.llm.collate(items[0]), "resume": checkpoint}
     if isinstance(model.video, StockVision):
         options["validate"] = lambda _: {k: s["score"] for k, s in score_answers(model, VALIDATION).items()}
-    if run(model.llm, videos, args, muon=True, **options) is None:
+    data = Batches(videos.batch, steps_done(checkpoint))
+    if run(model.llm, data, args, muon=True, **options) is None:
         raise KeyboardInterrupt(f"{out}: stopped; start='lm' goes on from the last checkpoint")
