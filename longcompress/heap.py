@@ -1,6 +1,6 @@
 """glibc keeps much of what is freed for the next allocation: what of it goes back to the system.
 
-Functions that do nothing with C libraries that have no such settings.
+Functions that do nothing with C libraries that have no such settings. Python's table of names grows late too.
 """
 
 import ctypes
@@ -27,6 +27,13 @@ def return_free_pages() -> None:
     """Pages on which nothing is left return to the system, also those between others."""
     if trim := _function("malloc_trim"):
         trim(0)
+
+
+def make_room_for_names() -> None:
+    """Python's table of names, such as those in paths, grows once by 4 MB, when many thousand have come and
+    gone: now, not after thousands of requests."""
+    for number in range(1 << 15):
+        sys.intern(f"name {number}")
 
 
 def _function(name: str) -> Callable[..., int] | None:

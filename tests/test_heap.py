@@ -40,6 +40,25 @@ print(held - kept, held - resident())
     assert before < 20_000_000 < 100_000_000 < behind
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_names_that_come_and_go_take_no_memory_later():
+    code = """
+import sys
+from longcompress import Session, heap
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+heap.make_room_for_names()
+before = resident()
+for number in range(40_000):
+    sys.intern(f"path {number}")
+print(resident() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1_000_000  # 3.8 MB without
+
+
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN keeps no kernels")
 def test_kernels_of_the_last_shapes_are_kept_and_no_others():
     code = f"""

@@ -33,6 +33,7 @@ def serve(*, limits: Limits, options: ModelOptions) -> None:
         is_folder = Path(options.model).is_dir()  # whose place is nobody's business
         name = Path(options.model).resolve().name if is_folder else options.model
         app = App(common.load_model(options), name, limits)
+        heap.make_room_for_names()
         address, port = socket.getsockname()[:2]
         place = f"[{address}]" if ":" in address else address
         print(f"{name} at http://{place}:{port}/v1", flush=True)
