@@ -21,6 +21,7 @@ from longcompress.eval.tasks.synthetic import Synthetic
 from longcompress.presets import TINY, new_tiny
 from longcompress.synthetic.questions import KINDS, ask
 from longcompress.synthetic.scenes import COLOURS, OBJECTS, SHAPES, SOUNDS, make_scene, parts_of, write_video
+from longcompress.train.data.sampler import Batches
 from longcompress.train.engine import Engine
 from longcompress.train.tiny.clips import Mix, Videos, load_clips, make_clips, save_clips, splice
 from longcompress.train.tiny.recipe import (
@@ -188,7 +189,7 @@ def test_the_recipe_trains_saves_and_loads_what_is_trained(small, tmp_path, muon
     before = {n: p.detach().clone() for n, p in model.llm.named_parameters()}
     engine = Engine(device="cpu", workers=0, report=[])
     args = engine.arguments(tmp_path, steps=4, lr=1e-3, warmup=1, decay=0.5, save_steps=4)
-    run(model.llm, videos, args, collate=lambda items: model.llm.collate(items[0]), muon=muon)
+    run(model.llm, Batches(videos.batch), args, collate=lambda items: model.llm.collate(items[0]), muon=muon)
     after = {n: p.detach().clone() for n, p in model.llm.named_parameters()}
     assert any(not torch.equal(before[n], after[n]) for n in before)
     with torch.no_grad():
