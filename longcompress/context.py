@@ -105,7 +105,9 @@ class LiveContext:
         if step_tokens:
             events += self._score(self._read_step(step_tokens), start_s, end_s)
         events += self._speak(end_s)
-        return events + self._move_on(end_s)
+        if self.config.near_s:
+            self._move_on(end_s)
+        return events
 
     def ask(self, question: str, time_s: float) -> list[SessionEvent]:
         """The answer to a question now; it ends what is being said.
@@ -225,19 +227,16 @@ class LiveContext:
                 events.append(Dropped("turn", turn.time_s, turn.time_s, reason))
         return events
 
-    def _move_on(self, now_s: float) -> list[SessionEvent]:
+    def _move_on(self, now_s: float) -> None:
         """Where near is too long, its older half goes over to the past, at a border of segments. A step does
         a part of that work: it makes the prefix ready, or reads a slice of what is near behind it."""
         near_s, ahead = self.config.near_s, self.ahead
-        if not near_s:
-            return []
         if ahead is None:
             self.ahead = self._next_prefix(now_s)
         elif not ahead.is_ready:
             ahead.work(self.config)
         elif now_s >= max(self.now.prefix.start_s + near_s, ahead.start_s + near_s / 2):
             self._catch_up(ahead)
-        return []
 
     def _next_prefix(self, now_s: float) -> Prefix | None:
         """What will come before near when it begins at the next border, if that is known."""
@@ -260,9 +259,10 @@ class LiveContext:
         elif reading.ids != self._turn_ids():
             reading, num = self._anew(ahead), 0
         reading.go_on(num)
-        is_done = reading.is_whole
-        self.now, self.next, self.ahead = (reading, None, None) if is_done else (self.now, reading, ahead)
-        self.counts["rebuilds"] += is_done
+        self.next = reading
+        if reading.is_whole:
+            self.now, self.next, self.ahead = reading, None, None
+            self.counts["rebuilds"] += 1
 
     def _rebuild(self) -> Read:
         """Read the turns and what is near anew, behind the prefix, in a single forward."""

@@ -221,7 +221,7 @@ def test_a_snapshot_goes_on_bit_for_bit_in_mid_reply(model, replies):
 
 
 def test_a_restored_session_ends_as_the_first(model):
-    live, parts, caught_up = replace(ALWAYS, replies="keep", step_tokens=1), list(steps_of(26.0)), 0
+    live, parts, caught_up = replace(ALWAYS, replies="keep", step_tokens=1), list(steps_of(36.0)), 0
     for at in (7, 21, 33, 37, 38, 39, 40, 41, 42):
         session = session_of(model, live)
         session.push_text(TEXT, reply="may")
@@ -230,12 +230,12 @@ def test_a_restored_session_ends_as_the_first(model):
         caught_up += session.live.context.next is not None
         twin = Session.restore(model, session.snapshot())
         ends = [[e for p in parts[at:] for e in s.push(p)] + s.close() for s in (session, twin)]
-        assert ends[0] == ends[1] and len(of(ends[0], Reply)) > (at < 30)
+        assert ends[0] == ends[1] and len(of(ends[0], Reply)) > 1
     assert caught_up
 
 
 def test_no_forward_reads_more_than_a_slice(model, monkeypatch):
-    """Near moves on bit by bit; a step has 7 tokens, and 20 of them are near."""
+    """Near moves on bit by bit: all of it has more tokens than a slice."""
     read, sizes = LiveReader.read, []
     monkeypatch.setattr(LiveReader, "read", lambda self, parts: sizes.append(parts) or read(self, parts))
     session, _ = run(model, replace(QUIET, near_s=20, slice_tokens=40), steps_of(75.0))

@@ -111,13 +111,13 @@ MAX_LINES = {
     "longcompress/serve": (3074, 2360),
     "longcompress/synthetic": (1291, 925),
     "train": (2631, 1852),
-    "train/data": (1713, 1169),
+    "train/data": (1711, 1167),
     "train/imports": (428, 312),
     "train/shards": (1597, 1137),
-    "train/tiny": (1847, 1340),
+    "train/tiny": (1843, 1336),
 }
 # The house is still larger than its goal of (25_000, 17_000) lines. These numbers may only fall.
-MAX_TOTAL = (47_915, 33_863)
+MAX_TOTAL = (47_909, 33_857)
 MAX_FILES = 34  # of ours that compress and ask of a file go through; 31 before two long ones were split
 
 

@@ -228,7 +228,8 @@ def test_the_recipe_trains_both_heads_and_saves_them(tiny_clips, tmp_path):
     recipe = TinyRecipe(kind="duet", init="tiny", duet=duet, warmup=1, lr=1e-3, bf16=False, clip_s=20.0)
     folder = train_tiny(tmp_path, recipe, start="lm")
     trained, tiny = lc.load(str(folder), device="cpu"), lc.load("tiny", device="cpu")
-    assert trained.identity() == tiny.identity() and trained.config.live.trigger.rule == "rise"
+    trigger = trained.config.live.trigger
+    assert trained.identity() == tiny.identity() and (trigger.rule, trigger.heads) == ("rise", HEADS)
     new = with_heads(lc.load("tiny", device="cpu"))
     videos, losses = LiveVideos(tiny_clips, tiny.merge_state(), [replace(MIX, no_past=1.0)], 0), []
     for model in (new, trained):

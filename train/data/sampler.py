@@ -175,10 +175,8 @@ class Batches(IterableDataset[Any]):
         self.make, self.first = make, first
 
     def __iter__(self) -> Iterator[Any]:
-        number, step = enter_worker()
-        while True:
-            yield self.make(self.first + number)
-            number += step
+        worker, num_workers = enter_worker()
+        return map(self.make, itertools.count(self.first + worker, num_workers))
 
 
 def stage_at(stages: Sequence[Any], number: int) -> Any:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -66,12 +66,10 @@ class SyntheticData(IterableDataset[dict[str, Any]]):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker, num_workers = enter_worker()
-        number = self.seed * 1_000_000 + self.first + worker
-        while True:
+        for number in count(self.seed * 1_000_000 + self.first + worker, num_workers):
             scene = make_scene(number, self.seconds)
             random = np.random.default_rng(number)
             yield from self._frames(scene, random) if self.kind == "video" else self._sounds(scene)
-            number += num_workers
 
     def _frames(self, scene: Any, random: np.random.Generator) -> Iterator[dict[str, Any]]:
         shown = [h for h in scene.events if h.kind == "video"]

@@ -4,7 +4,7 @@ What it puts out lies at the words of what a token shows: its object's and, by P
 """
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,7 @@ class Pairs(IterableDataset[dict[str, Any]]):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker, num_workers = enter_worker()
-        number = self.seed * 1_000_000 + self.first + worker
-        while True:
+        for number in count(self.seed * 1_000_000 + self.first + worker, num_workers):
             scene, random = make_scene(number, self.seconds, **SCENES), np.random.default_rng(number)
             shown = scene.of("video")
             times = [random.uniform(e.start_s - STEP_S / 4, e.end_s) for e in shown for _ in range(4)]
@@ -93,7 +92,6 @@ class Pairs(IterableDataset[dict[str, Any]]):
             read = torch.from_numpy(letter_patches(scene, both, grid=GRID)).view(len(time_s), 2, -1)
             for t in random.permutation(len(time_s)):
                 yield {"media": pixels[t], "objects": seen[t], "letters": read[t]}
-            number += num_workers
 
 
 @torch.no_grad()
