@@ -27,6 +27,7 @@ dev = [
     "types-PyYAML", "types-tqdm", "onnx>=1.16",
     "scikit-learn>=1.4",  # its average precision is what ours is held against
     "s3fs>=2024.6", "moto[s3]>=5", "flask", "flask-cors",  # shards in S3, and a server of it
+    "imageio-ffmpeg>=0.5",  # an ffmpeg command where the machine has none: what decoding is held against
     "kaldi-native-fbank>=1.20,<1.23",  # 1.23 refuses 128 bands of 512 points, which BEATs has
 ]  # fmt: skip
 

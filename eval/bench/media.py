@@ -41,8 +41,6 @@ def video_of(folder: Path, minutes: float) -> Path:
     """The path of a video of this length in `folder`, made if it isn't there, which needs ffmpeg."""
     path = folder / f"video_{minutes:g}min.mp4"
     if not path.is_file():
-        if shutil.which("ffmpeg") is None:
-            raise ValueError("the ffmpeg command is needed to make the videos: apt-get install ffmpeg")
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part:
             make_video(part, minutes)
@@ -66,12 +64,30 @@ def make_video(path: Path, minutes: float) -> None:
     mix = "[0:v][1:v]overlay=enable='lt(mod(t,34.8),17)',noise=alls=4:allf=t,format=yuv420p[v]"
     inputs = [word for source in sources for word in ("-f", "lavfi", "-i", source)]
     codecs = "-c:v libx264 -preset veryfast -b:v 200k -c:a aac -b:a 64k -ac 2".split()  # noqa: SIM905
-    ffmpeg = ["ffmpeg", "-v", "error", "-y"]
+    ffmpeg = [ffmpeg_program(), "-v", "error", "-y"]
     graph = ["-filter_complex", mix, "-map", "[v]", "-map", "2:a"]
     subprocess.run([*ffmpeg, *inputs, *graph, *codecs, part], check=True)
     copies = max(0, round(minutes * 60 / part_s) - 1)
     subprocess.run([*ffmpeg, "-stream_loop", str(copies), "-i", part, "-c", "copy", path], check=True)
     part.unlink()
+
+
+def ffmpeg_program() -> str:
+    """The ffmpeg command that PATH has, else the one that the package imageio-ffmpeg brings.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    if program := shutil.which("ffmpeg"):
+        return program
+    try:
+        import imageio_ffmpeg
+    except ImportError:
+        raise ValueError(
+            "the ffmpeg command is needed for videos to measure and to compare with, and PATH has none: "
+            "apt-get install ffmpeg, or pip install imageio-ffmpeg"
+        ) from None
+    return str(imageio_ffmpeg.get_ffmpeg_exe())
 
 
 def media_rows(row: Row, video: Path, repeat: int) -> Iterator[Row]:
@@ -89,7 +105,7 @@ def media_rows(row: Row, video: Path, repeat: int) -> Iterator[Row]:
 
 def read_with_ffmpeg(video: Path, words: list[str]) -> int:
     """Number of frames that the ffmpeg command writes to a pipe."""
-    command = ["ffmpeg", "-v", "fatal", "-y", "-i", str(video), *words]
+    command = [ffmpeg_program(), "-v", "fatal", "-y", "-i", str(video), *words]
     num_bytes = 0
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

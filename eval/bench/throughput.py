@@ -5,7 +5,7 @@
 Groups of cases: stages (decode, encode, merge, prefill, answer, each alone), memory (a fresh process: start,
 load, compress, answers, peaks), requests (many clips at once), media (decoding beside the ffmpeg command),
 features (extraction beside the encoders one after another). Videos are 640 x 360, 25 frames a second, H.264
-and AAC; making them needs the ffmpeg command.
+and AAC; making them needs the ffmpeg command, which the package imageio-ffmpeg brings where there is none.
 """
 
 import tempfile

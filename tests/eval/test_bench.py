@@ -423,7 +423,8 @@ class TestThroughput:
         ):
             media.video_of(tmp_path, 7)
         monkeypatch.setattr("shutil.which", lambda _: None)
-        with pytest.raises(ValueError, match="ffmpeg command is needed to make the videos"):
+        monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+        with pytest.raises(ValueError, match=r"ffmpeg command is needed .* pip install imageio-ffmpeg"):
             media.video_of(tmp_path, 5)
 
     def test_wrong_numbers(self):
