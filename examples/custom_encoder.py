@@ -38,10 +38,6 @@ class ColourEncoder(nn.Module):
         """Raw tokens of a video: the estimate before decoding."""
         return media.num_frames(duration_s) * self.patches
 
-    def tokens_a_second(self, duration_s: float, media: MediaConfig) -> float:
-        """Raw tokens of a second of video."""
-        return media.frames_a_second(duration_s) * self.patches
-
     def encode(self, frames: Frames) -> Encoded:
         """The tokens of at most `block` frames, frame by frame."""
         pixels = rearrange(frames.pixels.float() / 255, "t h w c -> t c h w")

@@ -14,6 +14,7 @@ SCORES = (*HEADS, POLL)
 class TriggerConfig:
     """When it speaks. All comparisons are strict.
 
+    Each request has a trigger of its own, which begins with it (LiveConfig.turns "released": all have one).
     First the rule says yes or no of a step. Then it must have said so for `hold` steps in a row, then (with
     `release`) no since it last spoke, then `refractory_s` must have passed, then `per_minute` must have room.
 
@@ -52,14 +53,18 @@ class TriggerConfig:
                 "hold must be >= 1 and refractory_s and per_minute >= 0, got "
                 f"{self.hold}, {self.refractory_s} and {self.per_minute}"
             )
-        limit = {"single": len(self.heads), "rise": 1}.get(self.rule, math.inf)
-        if not 0 < self.threshold <= limit or self.threshold == math.inf:
+        if not 0 < self.threshold <= self.limit or self.threshold == math.inf:
             raise ValueError(
-                f'threshold must be in (0, {limit}] for rule "{self.rule}" and {len(self.heads)} heads, got '
-                f"{self.threshold}"
+                f'threshold must be in (0, {self.limit}] for rule "{self.rule}" and {len(self.heads)} heads, '
+                f"got {self.threshold}"
             )
         if not 1 <= self.warmup <= self.window:
             raise ValueError(f"warmup must be in [1, window = {self.window}] frames, got {self.warmup}")
+
+    @property
+    def limit(self) -> float:
+        """The highest threshold of the rule."""
+        return {"single": len(self.heads), "rise": 1}.get(self.rule, math.inf)
 
 
 POLLED = TriggerConfig("single", 0.5, (POLL,), release=True)  # of a model without heads

@@ -72,7 +72,7 @@ class LiveContext:
         self.next: Reading | None = None  # what was read behind that
         self.turns: list[Turn] = []  # the oldest first
         self.borders: list[tuple[float, MergeState]] = []  # of closed segments, to begin near at
-        self.triggers: dict[str, TriggerState] = {}  # by request, or "" of heads
+        self.triggers: dict[str, TriggerState] = {}  # by request; "" of all of them in released form
         self.due: list[int] = []  # requests that wait to be answered
         self.speech: Speech | None = None
         self.last: dict[str, str] = {}  # request -> its last answer
@@ -285,7 +285,9 @@ class LiveContext:
         rows = self.scores.of(read, self.now.reader, standing, self.now.closing, end_s)
         events: list[SessionEvent] = []
         for request, scores in rows:
-            name, fired = str(request) if POLL in config.trigger.heads else "", False
+            # MMDuet's script counts on when a request comes; ours never compares scores about two requests
+            is_one = self.is_released and POLL not in config.trigger.heads
+            name, fired = "" if is_one else str(request), False
             if request is not None:
                 try:
                     state = self.triggers.get(name, TriggerState())

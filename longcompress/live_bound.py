@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .config_live import LiveConfig
+from .encoders import tokens_a_second
 from .live_reading import FEWEST_STEPS
 from .llm.live import Parts
 from .model import LongCompress
@@ -55,4 +56,4 @@ def tokens_a_step(model: LongCompress, stream: str, step_s: float) -> int:
     encoder = model.encoders[stream]
     if encoder.modality == "video":
         return encoder.patches
-    return math.floor(encoder.tokens_a_second(step_s, model.config.media) * step_s + 1e-6) + 1
+    return math.floor(tokens_a_second(encoder, step_s, model.config.media) * step_s + 1e-6) + 1

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .encode import SegmentEncoder
+from .encoders import tokens_a_second
 from .media.steps import Step, Steps
 from .model import LongCompress
 from .types import Audio, Encoded, Frames, Segment, Tokens
@@ -50,7 +51,7 @@ class StepEncoder:
         self.steps = Steps(self.step_s, frame_s, self.encoder.media, patience_s)
         # of a token of each audio stream
         self._window_s = {
-            name: 1 / encoder.tokens_a_second(self.step_s, model.config.media)
+            name: 1 / tokens_a_second(encoder, self.step_s, model.config.media)
             for name, encoder in model.encoders.items()
             if name in self.encoder.streams and encoder.modality == "audio"
         }

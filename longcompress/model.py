@@ -20,7 +20,7 @@ from .compression.state import MergeState, check_budget
 from .config import BudgetConfig, MediaConfig, MemoryConfig, MergeConfig, ModelConfig, SegmentConfig
 from .config_live import LiveConfig
 from .config_values import load_config, to_dict
-from .encoders import Encoder, PixelEncoder, StockAudio, StockVision, VisionEncoder
+from .encoders import Encoder, PixelEncoder, StockAudio, StockVision, VisionEncoder, tokens_a_second
 from .encoders.checks import Base, check_language, kind_of, load_whole
 from .encoders.load import check_attention, dtype_of, is_relative, load_encoders, resolve
 from .files import is_hub_name, replacing, usual_modes
@@ -367,7 +367,7 @@ class LongCompress(nn.Module):
         config = self.config
         length = (duration_s, config.media)
         flows = {
-            name: Flow(encoder.num_tokens(*length), encoder.tokens_a_second(*length), encoder.width)
+            name: Flow(encoder.num_tokens(*length), tokens_a_second(encoder, *length), encoder.width)
             for name, encoder in self.encoders.items()
             if (video if encoder.modality == "video" else audio)
         }

@@ -8,7 +8,6 @@ from torch import Tensor
 from longcompress.config import MediaConfig
 from longcompress.config_llm import LLMConfig
 from longcompress.encoders.families import FAMILIES
-from longcompress.encoders.vision import places_of
 from longcompress.llm import CompressedVideo, StockLM
 from longcompress.types import Tokens
 
@@ -33,7 +32,9 @@ def raw_video(model: Any, pixels: Tensor, frame_s: float = 1.0) -> Tokens:
     first = torch.arange(0, num, step, dtype=torch.float64)
     last = (first + step - 1).clamp_max(num - 1)
     start_s, end_s = ((t * frame_s).repeat_interleave(grid[0] * grid[1]) for t in (first, last + 1))
-    return Tokens(x, torch.ones(len(x)), (start_s + end_s) / 2, start_s, end_s, places_of(start_s, grid))
+    rows, columns = torch.meshgrid(*map(torch.arange, grid), indexing="ij")
+    place = torch.stack([start_s, *(at.flatten().repeat(len(first)).double() for at in (rows, columns))], -1)
+    return Tokens(x, torch.ones(len(x)), (start_s + end_s) / 2, start_s, end_s, place)
 
 
 def raw_audio(model: Any, mel: Tensor, mask: Tensor) -> Tokens:

@@ -105,6 +105,7 @@ HOMES = {
         "train/model_card.py",
     ),
     "av": ("longcompress/media/*",),
+    "imageio_ffmpeg": ("eval/bench/media.py",),
     "fsspec": ("longcompress/media/*", "train/shards/remote.py"),  # shards below a URL
     "aiohttp": ("longcompress/media/*", "train/shards/remote.py"),  # its errors come through fsspec
     "botocore": ("train/shards/remote.py",),  # so do these

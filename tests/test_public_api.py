@@ -89,35 +89,35 @@ ATTRIBUTES = {
 # Lines of Python that a folder may have: all, and code alone (no blank line, comment or docstring). A later
 # capability raises its folder's numbers in the commit that adds it, and says there what it replaced.
 MAX_LINES = {
-    ".": (83, 80),
+    ".": (84, 81),
     "eval": (1, 0),
-    "eval/bench": (2915, 2083),
+    "eval/bench": (2927, 2092),
     "eval/lmms": (275, 195),
     "eval/metrics": (1655, 1046),
-    "eval/runner": (1899, 1435),
-    "eval/tasks": (2756, 1921),
+    "eval/runner": (1898, 1434),
+    "eval/tasks": (2754, 1917),
     "kernels": (1571, 1071),
     "kernels/gpu": (2137, 1677),
-    "longcompress": (5311, 3590),
+    "longcompress": (5320, 3595),
     "longcompress/annotate": (1307, 907),
     "longcompress/checkpoints": (1034, 744),
     "longcompress/cli": (3148, 2126),
-    "longcompress/compression": (1268, 830),
-    "longcompress/encoders": (2465, 1748),
+    "longcompress/compression": (1267, 830),
+    "longcompress/encoders": (2446, 1738),
     "longcompress/events": (692, 481),
     "longcompress/live": (295, 211),
-    "longcompress/llm": (3538, 2427),
+    "longcompress/llm": (3537, 2423),
     "longcompress/media": (2984, 2196),
     "longcompress/serve": (3074, 2360),
     "longcompress/synthetic": (1291, 925),
-    "train": (2631, 1852),
-    "train/data": (1711, 1167),
+    "train": (2632, 1853),
+    "train/data": (1712, 1168),
     "train/imports": (428, 312),
     "train/shards": (1597, 1137),
     "train/tiny": (1843, 1336),
 }
 # The house is still larger than its goal of (25_000, 17_000) lines. These numbers may only fall.
-MAX_TOTAL = (47_909, 33_857)
+MAX_TOTAL = (47_909, 33_855)
 MAX_FILES = 34  # of ours that compress and ask of a file go through; 31 before two long ones were split
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..encoders import tokens_a_second
 from ..heap import return_large_blocks
 from ..llm import CompressedVideo, Example, learned_places
 from ..model import LongCompress
@@ -59,7 +60,7 @@ def synthetic_example(model: LongCompress, tokens: int, seconds: float, num_ques
     """A video of random tokens, its streams in the proportion of their raw tokens, with questions."""
     generator = torch.Generator().manual_seed(0)
     media = model.config.media
-    rates = {name: encoder.tokens_a_second(seconds, media) for name, encoder in model.encoders.items()}
+    rates = {name: tokens_a_second(encoder, seconds, media) for name, encoder in model.encoders.items()}
     streams = {}
     for name in model.streams:
         num = max(1, round(tokens * rates[name] / sum(rates.values())))

@@ -73,19 +73,15 @@ def make_video(path: Path, minutes: float) -> None:
 
 
 def ffmpeg_program() -> str:
-    """The ffmpeg command that PATH has, else the one that the package imageio-ffmpeg brings.
-
-    Raises:
-        ValueError: there is neither.
-    """
+    """The ffmpeg command of PATH, else that of the package imageio-ffmpeg; ValueError where neither is."""
     if program := shutil.which("ffmpeg"):
         return program
     try:
         import imageio_ffmpeg
     except ImportError:
+        remedy = "apt-get install ffmpeg, or pip install imageio-ffmpeg"
         raise ValueError(
-            "the ffmpeg command is needed for videos to measure and to compare with, and PATH has none: "
-            "apt-get install ffmpeg, or pip install imageio-ffmpeg"
+            f"an ffmpeg command is needed to measure reading, and PATH has none: {remedy}"
         ) from None
     return str(imageio_ffmpeg.get_ffmpeg_exe())
 

@@ -48,9 +48,8 @@ def thresholds_of(trigger: TriggerConfig, curves: Mapping[str, Curve]) -> list[f
     if trigger.rule in ("single", "rise"):
         rows = [np.array([*curve.scores.values()]) for curve in curves.values()]
         known = [row.sum(0) if trigger.rule == "single" else row.max(0) for row in rows]
-        limit = float(len(trigger.heads)) if trigger.rule == "single" else 1.0
         levels = np.quantile(np.concatenate(known), np.linspace(0, 1, NUM_THRESHOLDS))
-        return sorted({float(x) for x in levels if 0 < x <= limit} | {limit})
+        return sorted({float(x) for x in levels if 0 < x <= trigger.limit} | {float(trigger.limit)})
     low, high = {"sum": (0.05, 50.0), "zscore": (0.1, 10.0)}[trigger.rule]
     return np.geomspace(low, high, NUM_THRESHOLDS).tolist()
 

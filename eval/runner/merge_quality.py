@@ -188,7 +188,7 @@ def audio_parts(encoder: Any, audio: Audio) -> list[Encoded]:
         blocks = [encoder.encode(audio.cut(at, min(at + encoder.block, len(audio)))) for at in starts]
     encoded = Encoded.join(blocks)
     encoded = replace(encoded, metric=encoded.metric - encoded.metric.mean(0))
-    num = round(SEGMENT_S * encoder.rate_hz / encoder.window)
+    num = round(SEGMENT_S * encoder.token_hz)
     return [encoded.rows(at, at + num) for at in range(0, len(encoded) - num + 1, num)]
 
 

@@ -93,12 +93,15 @@ def synthesize_needles(number: int, seconds: float) -> tuple[Scene, list[Example
 def synthesize_qa(number: int, seconds: float) -> tuple[Scene, list[Example]]:
     """A video and the questions about it."""
     scene = make_scene(QA_SEED + number, seconds)
-    random = np.random.default_rng([7, number])
-    examples = []
-    for kind in KINDS:
+    return scene, _examples(scene, seconds, [7, number], KINDS)
+
+
+def _examples(scene: Scene, seconds: float, seed: list[int], kinds: Sequence[str]) -> list[Example]:
+    examples, random = [], np.random.default_rng(seed)
+    for kind in kinds:
         questions = ask(scene.events, seconds, num=NUM_QUESTIONS, generator=random, kinds={kind: 1.0})
         examples += [Example("", "", q.text, q, seconds, groups=(("kind", q.kind),)) for q in questions]
-    return scene, examples
+    return examples
 
 
 def synthesize_places(
@@ -106,12 +109,7 @@ def synthesize_places(
 ) -> tuple[Scene, list[Example]]:
     """A video whose objects carry letters, and questions about when, where and what is written."""
     scene = make_scene(QA_SEED + number, seconds, letters=True)
-    random = np.random.default_rng([8, number])
-    examples = []
-    for kind in kinds:
-        questions = ask(scene.events, seconds, num=NUM_QUESTIONS, generator=random, kinds={kind: 1.0})
-        examples += [Example("", "", q.text, q, seconds, groups=(("kind", q.kind),)) for q in questions]
-    return scene, examples
+    return scene, _examples(scene, seconds, [8, number], kinds)
 
 
 synthesize_heard = partial(synthesize_places, kinds=("when_seen", *places.KINDS, "when_heard"))

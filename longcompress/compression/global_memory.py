@@ -7,14 +7,13 @@ the tree over all segments at once; "scales", such cuts into 1, 2, 4, ... tokens
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
 from ..config import MemoryConfig, MergeConfig
 from ..kernels import attend
-from ..types import Tokens, stream_order
+from ..types import stream_order
 from .merging import Group, merge, merge_by_height
 
 MAX_LEAVES = 1024  # tokens of a stream, at most, that a tree over all its segments is built of
@@ -71,7 +70,8 @@ class GlobalMemory(nn.Module):
         """stream -> (E, C) float32 global tokens, of the means and of the groups that are held."""
         kind, num = self.config.kind, self.config.num_queries
         if kind == "learned":
-            return {name: self.attended(name, *rows_of(held)) for name, held in groups.items()}
+            held = {name: Group.join(parts).tokens for name, parts in groups.items()}
+            return {name: self.attended(name, tokens.x, tokens.size) for name, tokens in held.items()}
         if kind == "coarse":
             return {name: coarse(held, [num], merging) for name, held in groups.items()}
         if kind == "scales":
@@ -88,19 +88,13 @@ class GlobalMemory(nn.Module):
         return attend(query, x, offsets, bias=size.log()).read().flatten(0, 1)
 
 
-def rows_of(groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
-    """x (N, C) and size (N,) of all the groups' tokens."""
-    tokens = Tokens.join(group.tokens for group in groups)
-    return tokens.x, tokens.size
-
-
 def coarse(groups: Sequence[Group], sizes: Sequence[int], config: MergeConfig) -> Tensor:
     """(E, C) float32 rows: all groups of a stream as a single one, merged to each of `sizes` tokens by Ward's
     tree, in order of time; E = sum(sizes). Where fewer tokens are held, some come again."""
     mean = replace(config, representative="mean")
     # within segments first: a tree over all tokens of a long video would take long
     groups, _ = merge_by_height(groups, max(MAX_LEAVES, len(groups)), mean)
-    whole, rows = reduce(Group.join, groups), []
+    whole, rows = Group.join(groups), []
     for size in sizes:
         tokens = merge([whole], [size], mean, "tree")[0].tokens
         order = tokens.time_s.argsort(stable=True)

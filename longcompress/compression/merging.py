@@ -40,15 +40,20 @@ class Group:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def join(self, other: "Group") -> "Group":
-        """Both as a single group, the seats of `other` after those of this one."""
-        member = origin = None
-        if self.member is not None and other.member is not None:
-            member = torch.cat([self.member, other.member + len(self)])
-            origin = torch.cat([self.origin, other.origin])  # type: ignore[list-item]
-        near = None if self.near is None or other.near is None else torch.cat([self.near, other.near])
-        tokens = Tokens.join([self.tokens, other.tokens])
-        return Group(tokens, torch.cat([self.metric, other.metric]), near, member, origin)
+    @classmethod
+    def join(cls, parts: "Sequence[Group]") -> "Group":
+        """One after the other; at least one part is needed. What one of them lacks, all lack."""
+        starts = accumulate(map(len, parts), initial=0)
+        members = [None if p.member is None else p.member + i for p, i in zip(parts, starts, strict=False)]
+        nears, origins = [part.near for part in parts], [part.origin for part in parts]
+        tokens = Tokens.join(part.tokens for part in parts)
+        metric = torch.cat([part.metric for part in parts])
+        return cls(tokens, metric, *(_joined(rows) for rows in (nears, members, origins)))
+
+
+def _joined(rows: Sequence[Tensor | None]) -> Tensor | None:
+    known = [row for row in rows if row is not None]
+    return torch.cat(known) if len(known) == len(rows) else None
 
 
 def seat_order(encoded: Encoded, config: MergeConfig, first_frame: int, keep_assignment: bool) -> Group:
@@ -83,7 +88,9 @@ def merge(
         return list(groups)
     schedule = config.schedule if schedule is None else schedule
     options: Any = {"schedule": schedule, "score": config.score, "order": config.order}
-    return apply(groups, plan(*packed(groups), torch.tensor(keep), weight=sizes(groups), **options), config)
+    metric, offsets, weight = packed(groups)
+    planned = plan(metric, offsets, torch.tensor(keep), weight=weight, **options)
+    return apply(groups, planned, config)
 
 
 def merge_by_height(groups: Sequence[Group], room: int, config: MergeConfig) -> tuple[list[Group], float]:
@@ -91,32 +98,28 @@ def merge_by_height(groups: Sequence[Group], room: int, config: MergeConfig) -> 
     cost."""
     if room >= sum(map(len, groups)):
         return list(groups), 0.0
-    forest = tree(*packed(groups), weight=sizes(groups))
+    metric, offsets, weight = packed(groups)
+    forest = tree(metric, offsets, weight=weight)
     merged = apply(groups, cut(forest, total=room, across=True), config)
     heights = cut_heights(forest).split([len(group) - 1 for group in groups])
     taken = [len(before) - len(after) for before, after in zip(groups, merged, strict=True)]
     return merged, max(float(h[num - 1]) for h, num in zip(heights, taken, strict=True) if num)
 
 
-def packed(groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
-    """Metric (N, d) and offsets of groups; these stay on the CPU, for they decide what is launched."""
+def packed(groups: Sequence[Group]) -> tuple[Tensor, Tensor, Tensor]:
+    """Metric (N, d), offsets and weight (N,); offsets stay on the CPU, for they decide what is launched."""
     offsets = torch.tensor([0, *accumulate(map(len, groups))], dtype=torch.int32)
-    return torch.cat([group.metric for group in groups]), offsets
-
-
-def sizes(groups: Sequence[Group]) -> Tensor:
-    """(N,) raw tokens that each token of the groups stands for."""
-    return torch.cat([group.tokens.size for group in groups])
+    return torch.cat([g.metric for g in groups]), offsets, torch.cat([g.tokens.size for g in groups])
 
 
 def apply(groups: Sequence[Group], planned: Plan, config: MergeConfig) -> list[Group]:
     """The groups as a plan of all their tokens merges them, in a single pass over x."""
-    tokens, (metric, offsets) = Tokens.join(group.tokens for group in groups), packed(groups)
+    whole = Group.join(groups)
     # rows of each group before and after merging, read before more is launched on a GPU
-    starts, ends, out = offsets.tolist(), planned.offsets.tolist(), []
-    metric, near = pool(metric, planned), None
+    starts, ends, out = [0, *accumulate(map(len, groups))], planned.offsets.tolist(), []
+    tokens, metric, near = whole.tokens, pool(whole.metric, planned), None
     if config.needs_medoids:
-        near = torch.cat([group.metric if group.near is None else group.near for group in groups])
+        near = whole.metric if whole.near is None else whole.near
         chosen = medoid(near, planned, center=metric)
         place = heaviest(near, planned, metric) if config.place == "heaviest" else chosen
         tokens = represent(tokens, planned, config, chosen, place)
@@ -162,7 +165,8 @@ def merge_segment(
     full rounds, or without merges that cost no more than `height` (schedule "tree")."""
     num, min_tokens = len(group), config.min_tokens(stream)
     if config.schedule == "tree" and height is not None:
-        forest = tree(*packed([group]), weight=group.tokens.size)
+        metric, offsets, weight = packed([group])
+        forest = tree(metric, offsets, weight=weight)
         num -= int((cut_heights(forest) <= height).sum())
         return apply([group], cut(forest, min(num, min_tokens)), config)[0]
     if isinstance(config.schedule, float):
@@ -186,14 +190,9 @@ def pool_tokens(tokens: Tokens, planned: Plan, x: Tensor | None = None) -> Token
     return Tokens(x, planned.mass, means[:, 0], start_s, end_s, means[:, 1:])
 
 
-def assignment_of(merged: Sequence[Group], by_time: Tensor) -> Tensor:
+def assignment_of(whole: Group, by_time: Tensor) -> Tensor:
     """(n_raw,) int32 the token, in time order, of each raw token; raw tokens by frame and patch."""
+    assert whole.member is not None and whole.origin is not None
     place = torch.empty_like(by_time)
     place[by_time] = torch.arange(len(by_time), device=by_time.device)
-    first, index, origin = 0, [], []
-    for group in merged:
-        assert group.member is not None and group.origin is not None
-        index.append(place[first + group.member.long()])
-        origin.append(group.origin)
-        first += len(group)
-    return torch.cat(index)[torch.cat(origin).argsort(stable=True)].int()
+    return place[whole.member.long()][whole.origin.argsort(stable=True)].int()

@@ -39,13 +39,14 @@ class Chunk:
     groups: dict[str, Group]
     novelty: float
 
-    def join(self, other: "Chunk") -> "Chunk":
-        """Both as a single chunk, `other` later."""
-        groups = dict(self.groups)
-        for name, group in other.groups.items():
-            groups[name] = groups[name].join(group) if name in groups else group
-        num = self.num_segments + other.num_segments
-        return Chunk(self.start_s, other.end_s, num, groups, self.novelty + other.novelty)
+    @classmethod
+    def join(cls, parts: "Sequence[Chunk]") -> "Chunk":
+        """Neighbours in time order as a single chunk; at least one is needed."""
+        if len(parts) == 1:
+            return parts[0]
+        groups = {n: Group.join([p.groups[n] for p in parts if n in p.groups]) for n in names_of(parts)}
+        num, novelty = sum(part.num_segments for part in parts), sum(part.novelty for part in parts)
+        return cls(parts[0].start_s, parts[-1].end_s, num, groups, novelty)
 
 
 @dataclass
@@ -101,7 +102,7 @@ class MergeState:
     @property
     def streams(self) -> list[str]:
         """Streams that tokens are held of, in the order of STREAMS."""
-        return stream_order({name for chunk in self.chunks for name in chunk.groups})
+        return names_of(self.chunks)
 
     @property
     def num_groups(self) -> int:
@@ -136,7 +137,7 @@ class MergeState:
         # a chunk may take several segments, once the video is long
         chunk = Chunk(segment.start_s, segment.end_s, 1, groups, novelty)
         if self.chunks and self.chunks[-1].num_segments < self.segments_per_chunk:
-            self.chunks[-1] = self.chunks[-1].join(chunk)
+            self.chunks[-1] = Chunk.join([self.chunks[-1], chunk])
         else:
             self.chunks.append(chunk)
         self.duration_s = segment.end_s
@@ -166,25 +167,25 @@ class MergeState:
         num_globals = sum(map(len, globals_.values()))
         check_budget(budget, num_globals + len(names))
         room = budget - num_globals
-        chunks = list(self.chunks)
-        while sum(len(chunk.groups) for chunk in chunks) > room:  # a group needs a token at least
-            chunks = join_pairs(chunks)
+        num = 1  # neighbours that are joined
+        while sum(len(names_of(run)) for run in runs_of(self.chunks, num)) > room:
+            num *= 2  # a group needs a token at least
+        chunks = [Chunk.join(run) for run in runs_of(self.chunks, num)]
         # merge every group of a stream down to its part of the room, all groups in one plan
         keep = self._allocate(chunks, room)
         by_height = self.allocation.allocation == "height"
         streams, assignment = {}, {}
         for name in names:
-            at = [i for i, chunk in enumerate(chunks) if name in chunk.groups]
-            groups = [chunks[i].groups[name] for i in at]
+            held = {i: chunk.groups[name] for i, chunk in enumerate(chunks) if name in chunk.groups}
             if by_height:
-                merged, _ = merge_by_height(groups, keep[0, name], self.merge)
+                merged, _ = merge_by_height([*held.values()], keep[0, name], self.merge)
             else:
-                merged = merge(groups, [keep[i, name] for i in at], self.merge)
-            tokens = Tokens.join(group.tokens for group in merged)
-            by_time = tokens.time_s.argsort(stable=True)
-            streams[name] = tokens.take(by_time)
-            if all(group.member is not None for group in merged):
-                assignment[name] = assignment_of(merged, by_time)
+                merged = merge([*held.values()], [keep[i, name] for i in held], self.merge)
+            whole = Group.join(merged)
+            by_time = whole.tokens.time_s.argsort(stable=True)
+            streams[name] = whole.tokens.take(by_time)
+            if whole.member is not None:
+                assignment[name] = assignment_of(whole, by_time)
         return CompressedVideo(streams, globals_, budget, self.duration_s, assignment)
 
     def _allocate(self, chunks: Sequence[Chunk], room: int) -> dict[tuple[int, str], int]:
@@ -228,7 +229,8 @@ class MergeState:
         """
         # too many groups: neighbouring chunks become one, and so will those to come
         while self.num_groups > max(self.budget / 2, len(self.streams)) and len(self.chunks) > 1:
-            self.chunks, self.segments_per_chunk = join_pairs(self.chunks), 2 * self.segments_per_chunk
+            self.chunks = [Chunk.join(run) for run in runs_of(self.chunks, 2)]
+            self.segments_per_chunk *= 2
         bound = self.allocation.buffer_ratio * self.budget
         # too many tokens: one more round at a time
         while self.num_tokens() > bound:
@@ -262,10 +264,14 @@ class MergeState:
         return float(novelty.mean())
 
 
-def join_pairs(chunks: Sequence[Chunk]) -> list[Chunk]:
-    """Neighbours joined in pairs; an odd last chunk stays alone."""
-    pairs = zip(chunks[::2], chunks[1::2], strict=False)
-    return [a.join(b) for a, b in pairs] + list(chunks[len(chunks) & ~1 :])
+def runs_of(chunks: Sequence[Chunk], num: int) -> list[Sequence[Chunk]]:
+    """`num` neighbours each, the last run maybe fewer."""
+    return [chunks[i : i + num] for i in range(0, len(chunks), num)]
+
+
+def names_of(chunks: Sequence[Chunk]) -> list[str]:
+    """Streams that any of the chunks has, in the order of STREAMS."""
+    return stream_order({name for chunk in chunks for name in chunk.groups})
 
 
 def check_budget(budget: int, min_tokens: int) -> None:

@@ -1,7 +1,7 @@
 """Encoders: frames or audio in, `Encoded` out. They run on blocks of fixed size."""
 
 from .beats_encoder import BeatsEncoder
-from .encoder import AUDIO, Encoder
+from .encoder import AUDIO, Encoder, tokens_a_second
 from .pixels import PixelEncoder
 from .stock import StockAudio, StockVision
 from .stream import Stream
@@ -18,4 +18,5 @@ __all__ = [
     "StockVision",
     "Stream",
     "VisionEncoder",
+    "tokens_a_second",
 ]

@@ -32,6 +32,7 @@ class BeatsEncoder(nn.Module):
     patches = 1
     rate_hz = RATE_HZ
     window = block  # samples of a token
+    token_hz = RATE_HZ / block
 
     def __init__(self, encoder: Beats, config: AudioConfig) -> None:
         super().__init__()
@@ -55,10 +56,6 @@ class BeatsEncoder(nn.Module):
         """Number of tokens of this much audio."""
         whole, rest = divmod(num_frames(math.floor(duration_s * self.rate_hz + 1e-6)), WINDOW)
         return whole + (rest >= self.min_frames)
-
-    def tokens_a_second(self, duration_s: float, media: MediaConfig) -> float:
-        """Tokens of a second of audio."""
-        return self.rate_hz / self.window
 
     @torch.no_grad()
     def encode(self, audio: Audio) -> Encoded:

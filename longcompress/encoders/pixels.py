@@ -1,12 +1,12 @@
 """Patches of a frame as tokens, without a neural network: enough to find the frames that show a video."""
 
 import torch
-from einops import reduce, repeat
+from einops import reduce
 from torch import nn
 
 from ..config import MediaConfig, VisionConfig
-from ..types import Encoded, Frames, Tokens
-from .vision import places_of
+from ..types import Encoded, Frames
+from .vision import frame_tokens
 
 EDGE, CELLS = 8, 4  # patches of a frame a side, and means of a patch a side
 
@@ -37,18 +37,11 @@ class PixelEncoder(nn.Module):
         """Number of tokens of this much video."""
         return media.num_frames(duration_s) * self.patches
 
-    def tokens_a_second(self, duration_s: float, media: MediaConfig) -> float:
-        """Tokens of a second of a video that lasts `duration_s`."""
-        return media.frames_a_second(duration_s) * self.patches
-
     def encode(self, frames: Frames) -> Encoded:
         """The tokens of frames of size_px x size_px."""
         colours = frames.pixels.to(self.grey.device).float() / 255 - self.grey.float()
         sides = {"r": EDGE, "c": EDGE, "a": CELLS, "b": CELLS}
         x = reduce(colours, "t (r a h) (c b w) k -> (t r c) (a b k)", "mean", **sides)
-        start_s = repeat(frames.time_s.to(x.device), "t -> (t p)", p=self.patches)
-        end_s, time_s = start_s + frames.step_s, start_s + frames.step_s / 2
-        places = places_of(start_s, self.grid)
-        sizes = torch.ones(len(x), device=x.device)
-        tokens = Tokens(x.to(self.grey.dtype), sizes, time_s, start_s, end_s, places)
+        end_s = frames.time_s + frames.step_s
+        tokens = frame_tokens(x.to(self.grey.dtype), frames.time_s, end_s, self.grid)
         return Encoded(tokens, x, patches=self.patches)

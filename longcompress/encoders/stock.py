@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from einops import rearrange, reduce, repeat
+from einops import rearrange, reduce
 from torch import Tensor, nn
 from transformers import WhisperFeatureExtractor
 
@@ -18,7 +18,7 @@ from ..kernels import head_mean
 from ..types import Audio, Encoded, Frames, Tokens
 from .families import Family
 from .stock_tome import check_merging, merging
-from .vision import batch_size, changed, places_of
+from .vision import batch_size, changed, frame_tokens
 
 Norm = tuple[tuple[float, ...], tuple[float, ...]]
 BLOCK_S = 30.0  # of audio, at most; its encoders attend within windows of 2 or 8 s
@@ -122,10 +122,6 @@ class StockVision(nn.Module):
         """Number of tokens of this much video."""
         return math.ceil(media.num_frames(duration_s) / self.frames_per_token) * self.patches
 
-    def tokens_a_second(self, duration_s: float, media: MediaConfig) -> float:
-        """Tokens of a second of a video that lasts `duration_s`."""
-        return media.frames_a_second(duration_s) / self.frames_per_token * self.patches
-
     @torch.no_grad()
     def encode(self, frames: Frames) -> Encoded:
         """The tokens of 1 to batch_size frames; the last one fills the batch, which is always full."""
@@ -143,11 +139,8 @@ class StockVision(nn.Module):
         first = torch.arange(steps) * step
         start_s = frames.time_s[first]
         end_s = frames.time_s[(first + step - 1).clamp_max(num - 1)] + frames.step_s
-        start_s, end_s = (repeat(t.to(x.device), "t -> (t p)", p=self.patches) for t in (start_s, end_s))
-        sizes = torch.ones(len(x), device=x.device)
-        tokens = Tokens(x, sizes, (start_s + end_s) / 2, start_s, end_s, places_of(start_s, self.grid))
-        reused = (steps - len(encode)) * step
-        return Encoded(tokens, metric, patches=self.patches, reused=reused)
+        tokens = frame_tokens(x, start_s, end_s, self.grid)
+        return Encoded(tokens, metric, patches=self.patches, reused=(steps - len(encode)) * step)
 
     def features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(T / frames_per_token * patches, C) tokens of pixels (T, size_px, size_px, 3) uint8, and their
@@ -205,7 +198,7 @@ class StockAudio(nn.Module):
         self.extractor = extractor
         rate = family.ids_per_s(model)
         assert rate is not None
-        self.rate = rate  # tokens a second
+        self.token_hz = float(rate)
         self.rate_hz: int = extractor.sampling_rate
         sizes = model.config.audio_config  # attention stays within a window, which a block must not cut
         window = getattr(sizes, "n_window_infer", 2 * sizes.n_window) * extractor.hop_length
@@ -226,11 +219,7 @@ class StockAudio(nn.Module):
 
     def num_tokens(self, duration_s: float, media: MediaConfig) -> int:
         """Number of tokens of this much audio, about."""
-        return math.ceil(duration_s * self.rate)
-
-    def tokens_a_second(self, duration_s: float, media: MediaConfig) -> float:
-        """Tokens of a second of audio."""
-        return float(self.rate)
+        return math.ceil(duration_s * self.token_hz)
 
     @torch.no_grad()
     def encode(self, audio: Audio) -> Encoded:
@@ -242,8 +231,8 @@ class StockAudio(nn.Module):
         )  # fmt: skip
         x = self.features(mel.input_features, mel.attention_mask)
         index = torch.arange(len(x), dtype=torch.float64, device=x.device)
-        start_s = audio.start_s + (index / self.rate).clamp_max(len(audio) / self.rate_hz - 1e-3)
-        end_s = (start_s + 1 / self.rate).clamp_max(audio.end_s)
+        start_s = audio.start_s + (index / self.token_hz).clamp_max(len(audio) / self.rate_hz - 1e-3)
+        end_s = (start_s + 1 / self.token_hz).clamp_max(audio.end_s)
         tokens = Tokens(x, torch.ones(len(x), device=x.device), (start_s + end_s) / 2, start_s, end_s)
         return Encoded(tokens, head_mean(x, self.metric_width))
 

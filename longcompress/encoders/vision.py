@@ -108,10 +108,6 @@ class VisionEncoder(nn.Module):
         """Number of tokens of this much video."""
         return media.num_frames(duration_s) * self.patches
 
-    def tokens_a_second(self, duration_s: float, media: MediaConfig) -> float:
-        """Tokens of a second of a video that lasts `duration_s`."""
-        return media.frames_a_second(duration_s) * self.patches
-
     @torch.no_grad()
     def encode(self, frames: Frames) -> Encoded:
         """The tokens of 1 to batch_size frames; the last one fills the batch, which is always full."""
@@ -123,10 +119,7 @@ class VisionEncoder(nn.Module):
         x, summary = self.features(pixels)
         source = source.to(x.device)
         x = rearrange(x[source], "t p c -> (t p) c")
-        start_s = repeat(frames.time_s.to(x.device), "t -> (t p)", p=self.patches)
-        end_s = start_s + frames.step_s
-        sizes, time_s = torch.ones(len(x), device=x.device), start_s + frames.step_s / 2
-        tokens = Tokens(x, sizes, time_s, start_s, end_s, places_of(start_s, self.grid))
+        tokens = frame_tokens(x, frames.time_s, frames.time_s + frames.step_s, self.grid)
         summary = None if summary is None else summary[source]
         metric = head_mean(x, self.config.metric_width)
         return Encoded(tokens, metric, summary, self.patches, num - len(encode))
@@ -210,9 +203,10 @@ def batch_size(num: int, block: int, reuse_below: float) -> int:
     return block if reuse_below <= 0 else 1 << (num - 1).bit_length()
 
 
-def places_of(start_s: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(N, 3) float64 second, row and column of raw tokens that start at start_s (N,) float64, those of a
-    frame side by side in a grid of (rows, columns)."""
-    rows, columns = grid
-    patch = torch.arange(len(start_s), device=start_s.device) % (rows * columns)
-    return torch.stack([start_s, (patch // columns).double(), (patch % columns).double()], -1)
+def frame_tokens(x: Tensor, start_s: Tensor, end_s: Tensor, grid: tuple[int, int]) -> Tokens:
+    """Raw tokens x (T P, C) of frames shown from start_s to end_s (T,), each a grid (rows, columns)."""
+    patches = grid[0] * grid[1]
+    start_s, end_s = (repeat(t.to(x.device), "t -> (t p)", p=patches) for t in (start_s, end_s))
+    patch = torch.arange(len(x), device=x.device) % patches
+    place = torch.stack([start_s, (patch // grid[1]).double(), (patch % grid[1]).double()], -1)
+    return Tokens(x, torch.ones(len(x), device=x.device), (start_s + end_s) / 2, start_s, end_s, place)

@@ -102,6 +102,7 @@ class AudioEncoder(nn.Module):
         self.step = self.block // self.rows  # samples of a row
         self.means = Means(config.pool, config.tail) if config.pool_across else None
         self.window = self.step * (config.pool // self.pool)  # samples of a token of the stream
+        self.token_hz = self.rate_hz / self.window
         self.num_summaries = int(config.summary)
 
     @classmethod
@@ -129,10 +130,6 @@ class AudioEncoder(nn.Module):
             return math.ceil(duration_s * self.rate_hz / self.window - 1e-9)
         blocks = math.ceil((duration_s - PADDING_S) * self.rate_hz / self.block)
         return blocks * self.rows * self.step // self.window
-
-    def tokens_a_second(self, duration_s: float, media: MediaConfig) -> float:
-        """Tokens of a second of audio."""
-        return self.rate_hz / self.window
 
     @torch.no_grad()
     def encode(self, audio: Audio) -> Encoded:

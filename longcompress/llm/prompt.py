@@ -266,6 +266,19 @@ def lay_out(video: CompressedVideo, tokenizer: Any, config: LLMConfig, names: Se
     return Layout(ids, ordered, offsets, padded(stamps, -1), start_s, shown * shown_step_s, words)
 
 
+def check_batch(examples: Sequence[Example], left: bool, row_tokens: int) -> None:
+    """ValueError for what no batch can be made of."""
+    if not examples:
+        raise ValueError("examples must hold at least one video, got none")
+    if row_tokens < 0 or (row_tokens and left):
+        raise ValueError(f"row_tokens must be >= 0, and 0 when padding on the left, got {row_tokens}")
+    for example in examples:
+        if not example.turns:
+            raise ValueError("turns must hold at least one question a video, got none")
+        if left and len(example.turns) != 1 and not example.dialogue:
+            raise ValueError(f"turns must be one a video when padding on the left, got {len(example.turns)}")
+
+
 def collate(
     examples: Sequence[Example], tokenizer: Any, config: LLMConfig, names: Sequence[str], *,
     left: bool = False, row_tokens: int = 0,
@@ -291,16 +304,9 @@ def collate(
         learned ones are trained NAME_inputs (N, C), NAME_input_size (N,), NAME_input_counts (videos,); where
         tokens are words NAME_words (N, k). All are in the order of the rows.
     """
-    if not examples:
-        raise ValueError("examples must hold at least one video, got none")
-    if row_tokens < 0 or (row_tokens and left):
-        raise ValueError(f"row_tokens must be >= 0, and 0 when padding on the left, got {row_tokens}")
+    check_batch(examples, left, row_tokens)
     layouts, rows = [], []
     for example in examples:
-        if not example.turns:
-            raise ValueError("turns must hold at least one question a video, got none")
-        if left and len(example.turns) != 1 and not example.dialogue:
-            raise ValueError(f"turns must be one a video when padding on the left, got {len(example.turns)}")
         layouts.append(lay_out(example.video, tokenizer, config, names))
         rows.append(_row(example, layouts[-1], tokenizer, config))
     order = list(range(len(rows)))

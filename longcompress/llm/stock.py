@@ -23,7 +23,7 @@ from .attention_interface import masks
 from .cache import new_cache
 from .causal import Prefix, behind, generate, head_at, with_loss
 from .packing import first_fit, has_state
-from .prompt import IGNORED, Example, Turns, dialogue_of, padding_id
+from .prompt import IGNORED, Example, Turns, check_batch, dialogue_of, padding_id
 from .stock_prompt import StockPrompt
 
 
@@ -107,11 +107,8 @@ class StockLM(nn.Module):
             with row_tokens also sample, the example's number or -1 at padding; for each stream NAME: NAME_x
             (N, C) in the order of the rows; video_counts tokens of each example.
         """
-        if not examples:
-            raise ValueError("examples must hold at least one video, got none")
-        if row_tokens < 0 or (row_tokens and left):
-            raise ValueError(f"row_tokens must be >= 0, and 0 when padding on the left, got {row_tokens}")
-        rows = [self.prompt.row(example, left=left) for example in examples]
+        check_batch(examples, left, row_tokens)
+        rows = [self.prompt.row(example) for example in examples]
         layouts = [row.pop("layout") for row in rows]
         if row_tokens:
             self._check_apart()

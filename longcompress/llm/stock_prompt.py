@@ -187,12 +187,8 @@ class StockPrompt:
         position = (layout.next_position + offset).to(layout.position.dtype)
         return position[..., None, :].expand(*index.shape[:-1], len(layout.position), -1)
 
-    def row(self, example: Example, *, left: bool = False) -> dict[str, Any]:
+    def row(self, example: Example) -> dict[str, Any]:
         """Ids, labels, branches (l,) and positions (P, l) of an example; and its layout."""
-        if not example.turns:
-            raise ValueError("turns must hold at least one question a video, got none")
-        if left and len(example.turns) != 1 and not example.dialogue:
-            raise ValueError(f"turns must be one a video when padding on the left, got {len(example.turns)}")
         layout = self.lay_out(example.video)
         ids, position = [layout.ids], [layout.position]
         labels, branch = [torch.full_like(layout.ids, IGNORED)], [torch.zeros_like(layout.ids)]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from longcompress.cli.main import main
+from longcompress.encoders import tokens_a_second
 from longcompress.train.engine import Engine
 from longcompress.train.memory_estimate import estimate_memory, synthetic_example
 from longcompress.train.stages import StageRecipe
@@ -56,7 +57,7 @@ def test_a_video_for_three_streams_has_each_in_its_raw_share():
     model = models.three_streams("kept")
     streams = synthetic_example(model, 4000, 60.0).video.streams
     assert set(streams) == {"video", "audio", "speech"}
-    rates = {n: encoder.tokens_a_second(60.0, model.config.media) for n, encoder in model.encoders.items()}
+    rates = {n: tokens_a_second(encoder, 60.0, model.config.media) for n, encoder in model.encoders.items()}
     for name, tokens in streams.items():
         assert abs(len(tokens) - max(1, 4000 * rates[name] / sum(rates.values()))) <= 0.5
 

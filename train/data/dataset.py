@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
-from ...compression.global_memory import rows_of
+from ...compression.merging import Group
 from ...compression.state import MergeState
 from ...llm import CompressedVideo, Example
 from ...llm.prompt import encode
@@ -194,7 +194,8 @@ class ExampleMaker:
         """The video of a sample's state; ValueError for features that are not the model's."""
         video = state.compress(budget)
         if state.global_memory.query:
-            inputs = {name: rows_of([group for _, group in state.groups(name)]) for name in state.streams}
+            held = {name: Group.join([group for _, group in state.groups(name)]) for name in state.streams}
+            inputs = {name: (group.tokens.x, group.tokens.size) for name, group in held.items()}
             video = replace(video, global_inputs=inputs)
         for name, tokens in video.streams.items():
             if tokens.x.shape[1] != self.widths.get(name):

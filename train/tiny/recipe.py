@@ -13,7 +13,7 @@ from torch.nn.functional import gelu
 from torch.utils.data import DataLoader
 
 from ...config_values import load_config
-from ...encoders import AudioEncoder, StockVision, VisionEncoder
+from ...encoders import AudioEncoder, StockVision, VisionEncoder, tokens_a_second
 from ...encoders.stock import encoder_state
 from ...llm.prompt import encode
 from ...model import LongCompress
@@ -252,7 +252,7 @@ def train_lm(
     raw_a_second = 16 * model.config.media.rate_fps + 1
     if isinstance(model.video, StockVision):
         parts = [part for part in (model.video, model.audio) if part is not None]
-        raw_a_second = sum(part.tokens_a_second(recipe.clip_s, model.config.media) for part in parts)
+        raw_a_second = sum(tokens_a_second(part, recipe.clip_s, model.config.media) for part in parts)
         for value in encoder_state(model.llm.lm).values():
             value.requires_grad_(False)
     merge = replace(model.config.merge, tokens_per_segment=recipe.detail)
