@@ -200,7 +200,7 @@ def test_a_sweep_of_the_trigger_is_the_session(model):
             scored = [e for e in of(events, Scored) if e.request == request]
             curves = {name: [e.scores[name] for e in scored] for name in ("informative", "relevance")}
             want = fires(trigger, curves, [e.time_s for e in scored])
-            assert [i for i, e in enumerate(scored) if e.fired] == want and len(scored) == num > len(want) > 0
+            assert [i for i, e in enumerate(scored) if e.fired] == want and len(scored) == num > len(want) > 1
 
 
 @pytest.mark.parametrize("replies", ["drop", "keep"])

@@ -91,7 +91,7 @@ ATTRIBUTES = {
 MAX_LINES = {
     ".": (84, 81),
     "eval": (1, 0),
-    "eval/bench": (2927, 2092),
+    "eval/bench": (2926, 2091),
     "eval/lmms": (275, 195),
     "eval/metrics": (1655, 1046),
     "eval/runner": (1898, 1434),
@@ -117,7 +117,7 @@ MAX_LINES = {
     "train/tiny": (1843, 1336),
 }
 # The house is still larger than its goal of (25_000, 17_000) lines. These numbers may only fall.
-MAX_TOTAL = (47_909, 33_855)
+MAX_TOTAL = (47_908, 33_854)
 MAX_FILES = 34  # of ours that compress and ask of a file go through; 31 before two long ones were split
 
 

@@ -41,9 +41,10 @@ def video_of(folder: Path, minutes: float) -> Path:
     """The path of a video of this length in `folder`, made if it isn't there, which needs ffmpeg."""
     path = folder / f"video_{minutes:g}min.mp4"
     if not path.is_file():
+        program = ffmpeg_program()
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part:
-            make_video(part, minutes)
+            make_video(part, minutes, program)
     duration_s = probe(path).duration_s or 0.0
     if abs(duration_s - 60 * minutes) > 1:
         raise ValueError(
@@ -52,7 +53,7 @@ def video_of(folder: Path, minutes: float) -> Path:
     return path
 
 
-def make_video(path: Path, minutes: float) -> None:
+def make_video(path: Path, minutes: float, program: str) -> None:
     """640 x 360 at 25 frames a second in H.264, two scenes in turn, AAC audio, made by ffmpeg."""
     part_s = min(PART_S, minutes * 60)
     part = path.with_name("part.mp4")
@@ -64,7 +65,7 @@ def make_video(path: Path, minutes: float) -> None:
     mix = "[0:v][1:v]overlay=enable='lt(mod(t,34.8),17)',noise=alls=4:allf=t,format=yuv420p[v]"
     inputs = [word for source in sources for word in ("-f", "lavfi", "-i", source)]
     codecs = "-c:v libx264 -preset veryfast -b:v 200k -c:a aac -b:a 64k -ac 2".split()  # noqa: SIM905
-    ffmpeg = [ffmpeg_program(), "-v", "error", "-y"]
+    ffmpeg = [program, "-v", "error", "-y"]
     graph = ["-filter_complex", mix, "-map", "[v]", "-map", "2:a"]
     subprocess.run([*ffmpeg, *inputs, *graph, *codecs, part], check=True)
     copies = max(0, round(minutes * 60 / part_s) - 1)
@@ -80,9 +81,7 @@ def ffmpeg_program() -> str:
         import imageio_ffmpeg
     except ImportError:
         remedy = "apt-get install ffmpeg, or pip install imageio-ffmpeg"
-        raise ValueError(
-            f"an ffmpeg command is needed to measure reading, and PATH has none: {remedy}"
-        ) from None
+        raise ValueError(f"an ffmpeg command is needed in PATH, got none: {remedy}") from None
     return str(imageio_ffmpeg.get_ffmpeg_exe())
 
 

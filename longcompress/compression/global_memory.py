@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..config import MemoryConfig, MergeConfig
 from ..kernels import attend
-from ..types import stream_order
+from ..types import Tokens, stream_order
 from .merging import Group, merge, merge_by_height
 
 MAX_LEAVES = 1024  # tokens of a stream, at most, that a tree over all its segments is built of
@@ -70,7 +70,7 @@ class GlobalMemory(nn.Module):
         """stream -> (E, C) float32 global tokens, of the means and of the groups that are held."""
         kind, num = self.config.kind, self.config.num_queries
         if kind == "learned":
-            held = {name: Group.join(parts).tokens for name, parts in groups.items()}
+            held = {name: Tokens.join(part.tokens for part in parts) for name, parts in groups.items()}
             return {name: self.attended(name, tokens.x, tokens.size) for name, tokens in held.items()}
         if kind == "coarse":
             return {name: coarse(held, [num], merging) for name, held in groups.items()}

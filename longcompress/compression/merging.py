@@ -114,12 +114,12 @@ def packed(groups: Sequence[Group]) -> tuple[Tensor, Tensor, Tensor]:
 
 def apply(groups: Sequence[Group], planned: Plan, config: MergeConfig) -> list[Group]:
     """The groups as a plan of all their tokens merges them, in a single pass over x."""
-    whole = Group.join(groups)
+    tokens, metric = Tokens.join(g.tokens for g in groups), torch.cat([g.metric for g in groups])
     # rows of each group before and after merging, read before more is launched on a GPU
     starts, ends, out = [0, *accumulate(map(len, groups))], planned.offsets.tolist(), []
-    tokens, metric, near = whole.tokens, pool(whole.metric, planned), None
+    metric, near = pool(metric, planned), None
     if config.needs_medoids:
-        near = whole.metric if whole.near is None else whole.near
+        near = torch.cat([group.metric if group.near is None else group.near for group in groups])
         chosen = medoid(near, planned, center=metric)
         place = heaviest(near, planned, metric) if config.place == "heaviest" else chosen
         tokens = represent(tokens, planned, config, chosen, place)

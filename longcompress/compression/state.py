@@ -181,11 +181,11 @@ class MergeState:
                 merged, _ = merge_by_height([*held.values()], keep[0, name], self.merge)
             else:
                 merged = merge([*held.values()], [keep[i, name] for i in held], self.merge)
-            whole = Group.join(merged)
-            by_time = whole.tokens.time_s.argsort(stable=True)
-            streams[name] = whole.tokens.take(by_time)
-            if whole.member is not None:
-                assignment[name] = assignment_of(whole, by_time)
+            tokens = Tokens.join(group.tokens for group in merged)
+            by_time = tokens.time_s.argsort(stable=True)
+            streams[name] = tokens.take(by_time)
+            if all(group.member is not None for group in merged):
+                assignment[name] = assignment_of(Group.join(merged), by_time)
         return CompressedVideo(streams, globals_, budget, self.duration_s, assignment)
 
     def _allocate(self, chunks: Sequence[Chunk], room: int) -> dict[tuple[int, str], int]:

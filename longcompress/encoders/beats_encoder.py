@@ -32,7 +32,7 @@ class BeatsEncoder(nn.Module):
     patches = 1
     rate_hz = RATE_HZ
     window = block  # samples of a token
-    token_hz = RATE_HZ / block
+    token_hz = RATE_HZ / window
 
     def __init__(self, encoder: Beats, config: AudioConfig) -> None:
         super().__init__()

@@ -425,7 +425,8 @@ class TestThroughput:
         monkeypatch.setattr("shutil.which", lambda _: None)
         monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
         with pytest.raises(ValueError, match=r"ffmpeg command is needed .* pip install imageio-ffmpeg"):
-            media.video_of(tmp_path, 5)
+            media.video_of(tmp_path / "new", 5)
+        assert not (tmp_path / "new").exists()
 
     def test_wrong_numbers(self):
         with pytest.raises(ValueError, match="repeat and clips must be at least 1, got 0 and 1"):

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
-from ...compression.merging import Group
 from ...compression.state import MergeState
 from ...llm import CompressedVideo, Example
 from ...llm.prompt import encode
 from ...model import LongCompress
+from ...types import Tokens
 from ..records import Record, parse_record
 from ..shards.index import Index
 from ..shards.sample import Needs, Sample, read_sample, without
@@ -194,8 +194,8 @@ class ExampleMaker:
         """The video of a sample's state; ValueError for features that are not the model's."""
         video = state.compress(budget)
         if state.global_memory.query:
-            held = {name: Group.join([group for _, group in state.groups(name)]) for name in state.streams}
-            inputs = {name: (group.tokens.x, group.tokens.size) for name, group in held.items()}
+            held = {n: Tokens.join(group.tokens for _, group in state.groups(n)) for n in state.streams}
+            inputs = {name: (tokens.x, tokens.size) for name, tokens in held.items()}
             video = replace(video, global_inputs=inputs)
         for name, tokens in video.streams.items():
             if tokens.x.shape[1] != self.widths.get(name):
