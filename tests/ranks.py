@@ -5,6 +5,7 @@ They are forked from a process that has imported what they need: that takes seco
 
 import atexit
 import multiprocessing
+import multiprocessing.connection
 import os
 import runpy
 import socket
@@ -29,13 +30,20 @@ def run(program, *words, num=1, out, timeout=300):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    ends = [SERVER.Pipe() for _ in range(num)]
     ranks = [
-        SERVER.Process(target=_main, args=(list(map(str, (program, *words))), k, num, port, str(out)))
-        for k in range(num)
+        SERVER.Process(target=_main, args=(list(map(str, (program, *words))), k, num, port, str(out), theirs))
+        for k, (_, theirs) in enumerate(ends)
     ]
     end = monotonic() + timeout
-    for rank in ranks:
+    for rank, (_, theirs) in zip(ranks, ends, strict=True):
         rank.start()
+        theirs.close()
+    at_work = [ours for ours, _ in ends]
+    while at_work and (done := multiprocessing.connection.wait(at_work, max(0.0, end - monotonic()))):
+        at_work = [ours for ours in at_work if ours not in done]
+    for ours, _ in ends:
+        ours.close()
     for rank in ranks:
         rank.join(max(0.0, end - monotonic()))
     for rank in ranks:
@@ -45,7 +53,7 @@ def run(program, *words, num=1, out, timeout=300):
     return [rank.exitcode for rank in ranks], out.read_text()
 
 
-def _main(words, rank, num, port, out):
+def _main(words, rank, num, port, out, others):
     file = os.open(out, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     os.dup2(file, 1)
     os.dup2(file, 2)
@@ -66,4 +74,7 @@ def _main(words, rank, num, port, out):
     atexit._run_exitfuncs()  # multiprocessing runs none
     sys.stdout.flush()
     sys.stderr.flush()
+    if code == 0:  # what this rank holds, such as the group's store, the others may still talk to
+        others.send(None)
+        others.poll(None)
     os._exit(code)
