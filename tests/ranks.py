@@ -1,4 +1,4 @@
-"""Programs as processes of their own, alone or as the ranks of a group, as torchrun would start them.
+"""Programs and commands as processes of their own, alone or as the ranks of a group, as torchrun starts them.
 
 They are forked from a process that has imported what they need: that takes seconds, and tests start many.
 """
@@ -10,8 +10,10 @@ import os
 import runpy
 import socket
 import sys
+import tempfile
 import traceback
-from time import monotonic
+from contextlib import contextmanager
+from time import monotonic, sleep
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["torch.distributed.tensor", "longcompress.train.stages", "models"])
@@ -30,11 +32,11 @@ def run(program, *words, num=1, out, timeout=300):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ends = [SERVER.Pipe() for _ in range(num)]
-    ranks = [
-        SERVER.Process(target=_main, args=(list(map(str, (program, *words))), k, num, port, str(out), theirs))
-        for k, (_, theirs) in enumerate(ends)
-    ]
+    ends, ranks = [SERVER.Pipe() for _ in range(num)], []
+    for k, (_, theirs) in enumerate(ends):
+        group = {"RANK": k, "LOCAL_RANK": k, "WORLD_SIZE": num, "LOCAL_WORLD_SIZE": num}
+        group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        ranks.append(_process((program, *words), out, out, group if num > 1 else {}, theirs))
     end = monotonic() + timeout
     for rank, (_, theirs) in zip(ranks, ends, strict=True):
         rank.start()
@@ -53,19 +55,48 @@ def run(program, *words, num=1, out, timeout=300):
     return [rank.exitcode for rank in ranks], out.read_text()
 
 
-def _main(words, rank, num, port, out, others):
-    file = os.open(out, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
-    if num > 1:
-        group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num, "LOCAL_WORLD_SIZE": num}
-        group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        os.environ.update({name: str(value) for name, value in group.items()})
-    sys.argv = words
-    code = 0
+@contextmanager
+def started(*words, out):
+    """A process that runs a Python file, or `longcompress`, with its words, here and with this environment.
+
+    It writes into the file `out`, and its errors into one beside it, with .err. At the end it is killed.
+    """
+    process = _process(words, out, f"{out}.err", {})
+    process.start()
     try:
-        runpy.run_path(words[0], run_name="__main__")
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
+def first_line(process, out):
+    """The first line that it writes."""
+    while "\n" not in (text := out.read_text() if out.exists() else ""):
+        assert process.exitcode is None
+        sleep(0.01)
+    return text.partition("\n")[0]
+
+
+def _process(words, out, err, more, others=None):
+    environment = os.environ | {name: str(value) for name, value in more.items()}
+    words = [str(word) for word in words]
+    return SERVER.Process(target=_main, args=(words, (str(out), str(err)), os.getcwd(), environment, others))
+
+
+def _main(words, files, folder, environment, others):
+    for number, path in enumerate(files, start=1):
+        os.dup2(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY), number)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.argv, tempfile.tempdir, code = words, None, 0
+    try:
+        if words[0] == "longcompress":
+            runpy.run_module("longcompress", run_name="__main__")
+        else:
+            runpy.run_path(words[0], run_name="__main__")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
@@ -74,7 +105,7 @@ def _main(words, rank, num, port, out, others):
     atexit._run_exitfuncs()  # multiprocessing runs none
     sys.stdout.flush()
     sys.stderr.flush()
-    if code == 0:  # what this rank holds, such as the group's store, the others may still talk to
+    if others and code == 0:  # what this rank holds, such as the group's store, the others may still talk to
         others.send(None)
         others.poll(None)
     os._exit(code)

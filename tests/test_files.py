@@ -3,8 +3,6 @@
 import multiprocessing
 import os
 import re
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -14,6 +12,7 @@ from longcompress.files import parse_json, replacing, usual_modes
 from longcompress.media.reader import arrays
 from longcompress.videos import compress
 
+import ranks
 from clips import make_clip
 from models import model as make_model
 from videos import Video, write
@@ -115,11 +114,12 @@ def test_two_processes_may_compress_one_folder_at_once(tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("a.mkv", "b.mkv"):
         write(tmp_path / "in" / name, Video(stamps=range(0, 8000, 40), audio_s=8.0))
-    words = [sys.executable, "-c", "import sys; from longcompress.cli.main import main; sys.exit(main())"]
-    words += ["compress", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--budget", "64"]
-    both = [subprocess.Popen(words, stderr=subprocess.PIPE) for _ in range(2)]
-    errors = [process.communicate()[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], errors
+    words = ["longcompress", "compress", tmp_path / "in", "--out", tmp_path / "out", "--budget", "64"]
+    logs = [tmp_path / f"{number}.log" for number in range(2)]
+    with ranks.started(*words, out=logs[0]) as first, ranks.started(*words, out=logs[1]) as second:
+        first.join()
+        second.join()
+        assert (first.exitcode, second.exitcode) == (0, 0)
     model = lc.load("tiny", device="cpu")
     memories = [lc.load_memory(path, model) for path in sorted((tmp_path / "out").iterdir())]
     assert [memory.num_tokens for memory in memories] == [64, 64]

@@ -2,9 +2,6 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 import warnings
 from dataclasses import replace
@@ -26,6 +23,7 @@ from longcompress.events.listing import EventList
 from longcompress.types import Event
 
 import models
+import ranks
 import videos
 from task_cases import CASES, HOW, put
 
@@ -267,16 +265,13 @@ def test_each_of_several_budgets_has_a_run_of_the_same_videos(here, model, whole
 @pytest.mark.slow
 def test_killed_and_gone_on_with_it_is_the_same(here, model, whole, tmp_path):
     out, again = whole[0], tmp_path / "killed.jsonl"
+    (tmp_path / "killed.py").write_text(KILLED)
     words = [Path(__file__).parents[1], *reference(here, "lvbench"), here / "videos", again]
-    child = subprocess.Popen([sys.executable, "-c", KILLED, *map(str, words)], env=os.environ)
-    try:
+    with ranks.started(tmp_path / "killed.py", *words, out=tmp_path / "log") as child:
         until = time.monotonic() + 300
         while time.monotonic() < until and (not again.is_file() or again.read_bytes().count(b"\n") < 4):
-            assert child.poll() is None
+            assert child.exitcode is None
             time.sleep(0.1)
-    finally:
-        child.send_signal(signal.SIGKILL)
-        child.wait()
     assert len(lines(again)) == 4
     do(here, "lvbench", model, again)
     assert lines(again) == lines(out)

@@ -1,10 +1,6 @@
 """`eval run needle` and `synthetic_qa`: videos drawn from seeds, a small random model, answers made up."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -28,6 +24,7 @@ from longcompress.synthetic.questions import KINDS, SPAN_KINDS, grade
 from longcompress.types import Audio, Frames
 
 import models
+import ranks
 from synthetic_runs import CONFIG, TWO_OF_5, compressed, run_drawn
 
 pytestmark = pytest.mark.slow
@@ -149,13 +146,12 @@ run_drawn("needle", TWO_OF_5, models.model(), sys.argv[2], CONFIG)
 def test_killed_while_it_writes_another_may_go_on_and_until_then_may_not(model, whole, tmp_path, monkeypatch):
     monkeypatch.setattr(running, "encoded", compressed)
     out = tmp_path / "killed.jsonl"
-    child = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(Path(__file__).parents[1]), str(out)], env=os.environ
-    )
-    try:
+    (tmp_path / "killed.py").write_text(KILLED)
+    words = [tmp_path / "killed.py", Path(__file__).parents[1], out]
+    with ranks.started(*words, out=tmp_path / "log") as child:
         until = time.monotonic() + 300
         while time.monotonic() < until and (not out.is_file() or out.read_bytes().count(b"\n") < 21):
-            assert child.poll() is None
+            assert child.exitcode is None
             time.sleep(0.1)
         before = out.read_bytes()
         with pytest.raises(
@@ -163,9 +159,6 @@ def test_killed_while_it_writes_another_may_go_on_and_until_then_may_not(model, 
         ):
             run_drawn("needle", TWO_OF_5, model, out, CONFIG)
         assert out.read_bytes() == before
-    finally:
-        child.send_signal(signal.SIGKILL)
-        child.wait()
     assert len(lines(out)) == 21 and (tmp_path / "killed.jsonl.lock").is_file()
     run_drawn("needle", TWO_OF_5, model, out, CONFIG)
     assert lines(out) == lines(whole[0]) and not (tmp_path / "killed.jsonl.lock").exists()

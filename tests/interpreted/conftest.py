@@ -5,6 +5,7 @@ Their outputs begin as NaN and have canaries behind them that nobody may touch.
 
 import os
 import sys
+from functools import cache
 
 import numpy as np
 import pytest
@@ -25,10 +26,15 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True, scope="session")
 def patched_once():
-    """Triton's interpreter patches `triton.language` (10 ms) in every call from a kernel to a function, and
-    leaves it so until the launch ends: once in each launch is enough. A sort, dozens of calls, is NumPy's;
-    one test has Triton's."""
+    """Triton's interpreter without what it does for nothing, half of its time.
+
+    It patches `triton.language` (10 ms) in every call from a kernel to a function, and leaves it so until the
+    launch ends: once in each launch is enough. A sort, dozens of calls, is NumPy's; one test has Triton's.
+    Whether a whole number overflows is worked out, and then not looked at outside Triton's debug mode. Types
+    of tuples have names, which nobody reads; NumPy's type of a type is looked up in a table made for it.
+    """
     from triton import language as tl
+    from triton.language.semantic import TritonSemantic
     from triton.runtime import interpreter
 
     original = tl.sort
@@ -51,10 +57,26 @@ def patched_once():
     def sort(x):
         return tl.core.tensor(interpreter.TensorHandle(np.sort(x.handle.data), x.handle.dtype), x.type)
 
+    def np_dtype(kind):
+        return of_pointers if kind.scalar.is_ptr() else of_numbers(kind.scalar)
+
+    def keep(self, args, type=None):
+        self.values, self.given = list(args), type
+
+    def type_of(self):
+        if self.given is None:
+            return tl.core._type_for_tuple_values(self.values)
+        return self.given if isinstance(self.given, tl.core.tuple_type) else tl.core.tuple_type(self.given)
+
+    of_pointers, of_numbers = np.dtype(np.uint64), cache(interpreter._get_np_dtype)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(tl, "sort", sort)
         monkeypatch.setattr(interpreter, "_patch_lang", patch_once)
         monkeypatch.setattr(interpreter.GridExecutor, "__call__", launch_afresh)
+        monkeypatch.setattr(TritonSemantic, "binary_op_sanitize_overflow_impl", lambda *args: None)
+        monkeypatch.setattr(interpreter, "_get_np_dtype", np_dtype)
+        monkeypatch.setattr(tl.core.tuple, "__init__", keep)
+        monkeypatch.setattr(tl.core.tuple, "type", property(type_of), raising=False)
         yield original
 
 

@@ -3,11 +3,8 @@
 import asyncio
 import base64
 import json
-import os
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import time
 import zlib
@@ -23,6 +20,7 @@ import longcompress as lc
 from longcompress.serve import reading
 from longcompress.synthetic.scenes import make_scene, write_video
 
+import ranks
 from serving import body, data_url, png_of, running, until, video
 
 NAMED = ": ".join(("host", "localhost"))  # what HTTP 1.1 asks of a request
@@ -194,14 +192,13 @@ def test_a_length_that_is_a_lie(model, tmp_path):
         assert client.get("/v1/models").status_code == 200
 
 
-def test_a_stop_under_load_leaves_whole_memories_and_nothing_else(model, tmp_path):
+def test_a_stop_under_load_leaves_whole_memories_and_nothing_else(model, tmp_path, monkeypatch):
     """SIGTERM while videos are read and answered, streams are read slowly, and files come and go."""
     clips = [write_video(make_scene(n, 20.0), tmp_path / f"{n}.mp4", size_px=64) for n in (3, 4)]
     folder, spool = tmp_path / "served", tmp_path / "spool"
     spool.mkdir()
-    words = ["serve", "--port", "0", "--folder", str(folder), "--client-requests", "64"]
-    command = [sys.executable, "-m", "longcompress", *words]
-    environment = os.environ | {"TMPDIR": str(spool)}
+    words = ["longcompress", "serve", "--port", "0", "--folder", folder, "--client-requests", "64"]
+    monkeypatch.setenv("TMPDIR", str(spool))
     requests = [
         body(video(data_url(clips[number % 2])), stream=number % 3 == 0, longcompress={"budget": 40 + number})
         for number in range(24)
@@ -215,33 +212,31 @@ def test_a_stop_under_load_leaves_whole_memories_and_nothing_else(model, tmp_pat
             return None
         return response.status_code, "[DONE]" in response.text or '"error"' in response.text
 
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        try:
-            address = process.stdout.readline().split()[-1]
-            limits = httpx.Limits(max_connections=64)
-            with (
-                httpx.Client(base_url=address, timeout=120, trust_env=False, limits=limits) as client,
-                connect(client) as upload, connect(client) as download, ThreadPoolExecutor(24) as pool,
-            ):  # fmt: skip
-                form = {"files": {"file": bytes(20 << 20)}, "data": {"purpose": "x"}}
-                file = client.post("/files", **form).json()
-                download.sendall(f"GET /v1/files/{file['id']}/content HTTP/1.1\r\n{NAMED}\r\n\r\n".encode())
-                upload.sendall(
-                    f"POST /v1/files HTTP/1.1\r\n{NAMED}\r\ncontent-type: multipart/form-data; boundary=x\r\n"
-                    'content-length: 9000000\r\n\r\n--x\r\ncontent-disposition: form-data; name="file"; '
-                    'filename="a.mp4"\r\n\r\n'.encode()
-                    + bytes(3 << 20)
-                )
-                waiting = [pool.submit(send, request) for request in requests]
-                until(lambda: any(future.done() for future in waiting))
-                process.terminate()
-                stop_s = time.monotonic()
-                answers = [future.result() for future in waiting]
-                assert b" 503 " in upload.recv(1000).partition(b"\r\n")[0]
-                process.wait(60)
-                assert time.monotonic() - stop_s < 40
-        finally:
-            process.kill()
+    with ranks.started(*words, out=tmp_path / "log") as process:
+        address = ranks.first_line(process, tmp_path / "log").split()[-1]
+        limits = httpx.Limits(max_connections=64)
+        with (
+            httpx.Client(base_url=address, timeout=120, trust_env=False, limits=limits) as client,
+            connect(client) as upload, connect(client) as download, ThreadPoolExecutor(24) as pool,
+        ):  # fmt: skip
+            form = {"files": {"file": bytes(20 << 20)}, "data": {"purpose": "x"}}
+            file = client.post("/files", **form).json()
+            download.sendall(f"GET /v1/files/{file['id']}/content HTTP/1.1\r\n{NAMED}\r\n\r\n".encode())
+            upload.sendall(
+                f"POST /v1/files HTTP/1.1\r\n{NAMED}\r\ncontent-type: multipart/form-data; boundary=x\r\n"
+                'content-length: 9000000\r\n\r\n--x\r\ncontent-disposition: form-data; name="file"; '
+                'filename="a.mp4"\r\n\r\n'.encode()
+                + bytes(3 << 20)
+            )
+            waiting = [pool.submit(send, request) for request in requests]
+            until(lambda: any(future.done() for future in waiting))
+            process.terminate()
+            stop_s = time.monotonic()
+            answers = [future.result() for future in waiting]
+            assert b" 503 " in upload.recv(1000).partition(b"\r\n")[0]
+            process.join(60)
+            assert process.exitcode == 143
+            assert time.monotonic() - stop_s < 40
     statuses = Counter(answer if answer is None else answer[0] for answer in answers)
     assert set(statuses) <= {200, 503, None} and statuses[200] >= 1, statuses
     for request, answer in zip(requests, answers, strict=True):

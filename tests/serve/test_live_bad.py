@@ -2,12 +2,8 @@
 
 import base64
 import json
-import os
-import signal
 import socket
 import struct
-import subprocess
-import sys
 import time
 import zlib
 
@@ -19,6 +15,7 @@ from websockets.sync.client import connect
 from longcompress.serve import live_session
 from longcompress.serve.live_request import HEAD
 
+import ranks
 from models import model as make_model
 from serving import Live, png_of, running
 
@@ -383,18 +380,16 @@ def test_other_paths_and_no_upgrade(server):
 
 
 def test_sigterm_ends_sessions(tmp_path):
-    words = [sys.executable, "-m", "longcompress", "serve", "--port", "0", "--folder", str(tmp_path)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
-        try:
-            port = int(process.stdout.readline().rpartition(":")[2].split("/")[0])
+    words = ["longcompress", "serve", "--port", "0", "--folder", tmp_path / "served"]
+    with ranks.started(*words, out=tmp_path / "log") as process:
+        port = int(ranks.first_line(process, tmp_path / "log").rpartition(":")[2].split("/")[0])
 
-            class Client:
-                base_url = f"http://127.0.0.1:{port}"
+        class Client:
+            base_url = f"http://127.0.0.1:{port}"
 
-            with Live(Client()) as live:
-                assert live.id
-                process.send_signal(signal.SIGTERM)
-                assert live.rest() == 1001
-            assert process.wait(30) == 143
-        finally:
-            process.kill()
+        with Live(Client()) as live:
+            assert live.id
+            process.terminate()
+            assert live.rest() == 1001
+        process.join(30)
+        assert process.exitcode == 143

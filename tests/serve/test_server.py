@@ -3,8 +3,6 @@
 import base64
 import json
 import socket
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +20,7 @@ from longcompress.serve.limits import ApiError, Limits
 from longcompress.serve.reading import Turns
 from longcompress.synthetic.scenes import make_scene, write_video
 
+import ranks
 from serving import QUESTION, body, data_url, running, until, video
 
 BUDGET = {"budget": 48}
@@ -498,25 +497,23 @@ def test_many_clients_leave_no_trace(model, tmp_path):
 @pytest.mark.slow
 def test_the_command_serves_and_ends_when_it_is_told(clips, tmp_path):
     """SIGTERM while a video is read: the work gets an answer, and nothing half-written stays."""
-    words = [sys.executable, "-m", "longcompress", "serve", "--port", "0", "--folder", str(tmp_path)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process, ThreadPoolExecutor(1) as pool:
-        try:
-            name, _, address = process.stdout.readline().split()
-            assert name == "tiny"
-            with httpx.Client(base_url=address, timeout=120, trust_env=False) as client:
-                assert client.get("models").json()["data"][0]["id"] == "tiny"
-                waiting = pool.submit(client.post, "chat/completions", json=body(video(data_url(clips[0]))))
-                until(
-                    lambda: (
-                        "videos_reading 1"
-                        in httpx.get(address.replace("/v1", "/metrics"), trust_env=False).text
-                        or waiting.done()
-                    )
+    folder = tmp_path / "served"
+    words = ["longcompress", "serve", "--port", "0", "--folder", folder]
+    with ranks.started(*words, out=tmp_path / "log") as process, ThreadPoolExecutor(1) as pool:
+        name, _, address = ranks.first_line(process, tmp_path / "log").split()
+        assert name == "tiny"
+        with httpx.Client(base_url=address, timeout=120, trust_env=False) as client:
+            assert client.get("models").json()["data"][0]["id"] == "tiny"
+            waiting = pool.submit(client.post, "chat/completions", json=body(video(data_url(clips[0]))))
+            until(
+                lambda: (
+                    "videos_reading 1" in httpx.get(address.replace("/v1", "/metrics"), trust_env=False).text
+                    or waiting.done()
                 )
-                process.terminate()
-                assert waiting.result().status_code in (200, 503)
-                assert process.wait(60) == 143
-        finally:
-            process.kill()
-    left = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
-    assert left <= {".lcm"} and not list(tmp_path.glob("incoming-*"))
+            )
+            process.terminate()
+            assert waiting.result().status_code in (200, 503)
+            process.join(60)
+            assert process.exitcode == 143
+    left = {path.suffix for path in folder.rglob("*") if path.is_file()}
+    assert left <= {".lcm"} and not list(folder.glob("incoming-*"))

@@ -1,8 +1,6 @@
 """Memory of a long step, told from shorter ones."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,6 +12,7 @@ from longcompress.train.memory_estimate import estimate_memory, synthetic_exampl
 from longcompress.train.stages import StageRecipe
 
 import models
+import ranks
 
 RECIPE = StageRecipe(lora={"r": 4}, engine=Engine(device="cpu", report=[]))
 
@@ -24,14 +23,10 @@ def test_a_longer_step_is_told_from_shorter_ones(tmp_path):
     models.model().save_pretrained(tmp_path / "m", include_base=True)
     words = ["train", "boundary", "--estimate-memory", "8192", "--measure", "--model", str(tmp_path / "m")]
     words += ["--engine.report", "--engine.device", "cpu", "--lora.r", "4", "--out", str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, "-m", "longcompress", *words],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=True,
-    )
-    out = json.loads(done.stdout.splitlines()[-1])
+    with ranks.started("longcompress", *words, out=tmp_path / "log") as process:
+        process.join(300)
+        assert process.exitcode == 0
+    out = json.loads((tmp_path / "log").read_text().splitlines()[-1])
     (less, low, _), (more, high, _) = out["shorter"]
     assert (less, more) == (2048, 4096) and low < high < out["estimated_gib"] and out["step_s"] > 0
     assert abs(out["error"]) < 0.15

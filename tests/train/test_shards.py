@@ -2,10 +2,6 @@
 
 import io
 import json
-import os
-import signal
-import subprocess
-import sys
 import tarfile
 import time
 from dataclasses import replace
@@ -25,6 +21,7 @@ from longcompress.types import Event
 from longcompress.videos import read_session
 
 import models
+import ranks
 import videos
 
 
@@ -119,7 +116,8 @@ def test_making_again_changes_nothing_and_a_share_of_each_makes_the_whole(datase
 @pytest.mark.slow
 def test_a_make_that_was_killed_and_resumed_gives_the_same_bytes(model, folder, tmp_path):
     model.save_pretrained(tmp_path / "model", include_base=True)
-    script = (
+    script = tmp_path / "make.py"
+    script.write_text(
         "import sys, torch; torch.set_num_threads(1)\n"
         "from longcompress.model import LongCompress\n"
         "from longcompress.train.shards import make as shards\n"
@@ -127,16 +125,14 @@ def test_a_make_that_was_killed_and_resumed_gives_the_same_bytes(model, folder, 
         "model = LongCompress.from_pretrained(sys.argv[1], device='cpu')\n"
         "shards.make(read_records(sys.argv[2]), sys.argv[3], model, progress=False)\n"
     )
-    words = [sys.executable, "-c", script, str(tmp_path / "model"), str(folder)]
+    words = [script, tmp_path / "model", folder]
     out = tmp_path / "killed"
-    running = subprocess.Popen([*words, str(out)])
-    until = time.monotonic() + 60
-    while not list(out.glob("parts/a.tar")) and running.poll() is None and time.monotonic() < until:
-        time.sleep(0.005)
-    os.kill(running.pid, signal.SIGKILL)
-    running.wait()
-    subprocess.run([*words, str(out)], check=True)
-    subprocess.run([*words, str(tmp_path / "whole")], check=True)
+    with ranks.started(*words, out, out=tmp_path / "log") as running:
+        until = time.monotonic() + 60
+        while not list(out.glob("parts/a.tar")) and running.exitcode is None and time.monotonic() < until:
+            time.sleep(0.005)
+    for again in (out, tmp_path / "whole"):
+        assert ranks.run(*words, again, out=tmp_path / "log")[0] == [0]
     records = read_records(folder)
     for where in (out, tmp_path / "whole"):
         shards.pack(where, records, progress=False)
