@@ -15,7 +15,8 @@ from longcompress.synthetic import places
 from longcompress.synthetic.questions import ask
 from longcompress.synthetic.scenes import make_scene, parts_of
 from longcompress.train.stages import last_checkpoint
-from longcompress.train.tiny import vl
+from longcompress.train.tiny import recipe as recipes
+from longcompress.train.tiny import vl, vl_vision
 from longcompress.train.tiny.clips import Mix, load_clips
 from longcompress.train.tiny.encoders import EncoderConfig
 from longcompress.train.tiny.recipe import CLIPS, RECIPE, TinyRecipe, train_lm, train_tiny
@@ -127,7 +128,9 @@ def test_the_shipped_model_answers_about_videos_that_nothing_is_merged_in():
     assert sum(file.stat().st_size for file in TINY_VL.parent.rglob("*")) < 20e6
 
 
-def test_the_recipe_runs_goes_on_and_gives_a_model_that_loads(tmp_path):
+def test_the_recipe_runs_goes_on_and_gives_a_model_that_loads(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "VALIDATION", 1)
+    monkeypatch.setattr(vl_vision, "score", lambda task, batches, num: score(task, batches, 1))
     recipe = load_config(TinyRecipe, RECIPE.with_name("tiny_vl.yaml"))
     assert recipe.kind == "vl" and all(set(mix.methods) == {"full"} for mix in recipe.mixes)
     mix = Mix(2, 10, (1.0,), 4, (1.0,), recipe.mixes[0].kinds, offset_tens=3, methods={"full": 1})
