@@ -61,12 +61,12 @@ def patched_once():
         return of_pointers if kind.scalar.is_ptr() else of_numbers(kind.scalar)
 
     def keep(self, args, type=None):
-        self.values, self.given = list(args), type
+        self.values, self.whole = list(args), type
 
     def type_of(self):
-        if self.given is None:
+        if self.whole is None:
             return tl.core._type_for_tuple_values(self.values)
-        return self.given if isinstance(self.given, tl.core.tuple_type) else tl.core.tuple_type(self.given)
+        return self.whole if isinstance(self.whole, tl.core.tuple_type) else tl.core.tuple_type(self.whole)
 
     of_pointers, of_numbers = np.dtype(np.uint64), cache(interpreter._get_np_dtype)
     with pytest.MonkeyPatch.context() as monkeypatch:
