@@ -98,22 +98,21 @@ def _paint(spec, number, stamp):
 def _sounds(spec, stream):
     size = stream.codec_context.frame_size or 1024
     channels = len(av.AudioLayout(spec.layout).channels)
-    for at in range(0, int(spec.audio_s * spec.audio_hz), size):
-        time = spec.audio_start_s + (at + np.arange(size)) / spec.audio_hz
-        on = np.zeros(size, bool)
-        for beep in spec.beeps:
-            on |= (time >= beep) & (time < beep + 0.2)
-        wave = np.where(on, 0.5 * np.sin(2 * np.pi * 1000 * time), 0).astype(np.float32)
-        frame = av.AudioFrame.from_ndarray(np.tile(wave, (channels, 1)), format="fltp", layout=spec.layout)
+    first = range(0, int(spec.audio_s * spec.audio_hz), size)
+    time = spec.audio_start_s + np.arange(len(first) * size) / spec.audio_hz
+    wave = np.zeros(len(time), np.float32)
+    for beep in spec.beeps:
+        on = (time >= beep) & (time < beep + 0.2)
+        wave[on] = 0.5 * np.sin(2 * np.pi * 1000 * time[on])
+    sample_format = stream.codec_context.format.name if stream.codec_context.format else "fltp"
+    resampler = av.AudioResampler(format=sample_format, layout=spec.layout, rate=spec.audio_hz)
+    for at in first:
+        samples = np.tile(wave[at : at + size], (channels, 1))
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=spec.layout)
         frame.sample_rate = spec.audio_hz
         frame.time_base = Fraction(1, spec.audio_hz)
         frame.pts = at + round(spec.audio_start_s * spec.audio_hz)
-        sample_format = stream.codec_context.format.name if stream.codec_context.format else "fltp"
-        if sample_format == "fltp":
-            yield frame
-        else:
-            resampler = av.AudioResampler(format=sample_format, layout=spec.layout, rate=spec.audio_hz)
-            yield from resampler.resample(frame)
+        yield from [frame] if sample_format == "fltp" else resampler.resample(frame)
 
 
 def number_of(pixels: torch.Tensor) -> int:
