@@ -13,6 +13,7 @@ import sys
 import tempfile
 import traceback
 from contextlib import contextmanager
+from pathlib import Path
 from time import monotonic, sleep
 
 SERVER = multiprocessing.get_context("forkserver")
@@ -59,12 +60,17 @@ def run(program, *words, num=1, out, timeout=300):
 def started(*words, out):
     """A process that runs a Python file, or `longcompress`, with its words, here and with this environment.
 
-    It writes into the file `out`, and its errors into one beside it, with .err. At the end it is killed.
+    It writes into the file `out`, and its errors into one beside it, with .err, which a test that fails
+    prints. At the end it is killed.
     """
-    process = _process(words, out, f"{out}.err", {})
+    errors = Path(f"{out}.err")
+    process = _process(words, out, errors, {})
     process.start()
     try:
         yield process
+    except BaseException:
+        print(errors.read_text() if errors.exists() else "it wrote nothing")
+        raise
     finally:
         process.kill()
         process.join()

@@ -100,8 +100,8 @@ def test_two_hours_hold_tokens_groups_and_bytes_flat(model):
     with torch.no_grad():
         for minute in range(120):
             if minute % 10 == 0:
-                pixels = torch.randint(0, 255, (20, 16, 16, 3), dtype=torch.uint8, generator=generator)
-            session.push(Frames(pixels, 3.0 * torch.arange(20, dtype=torch.float64) + 60 * minute, 3.0))
+                pixels = torch.randint(0, 255, (60, 16, 16, 3), dtype=torch.uint8, generator=generator)
+            session.push(Frames(pixels, torch.arange(60, dtype=torch.float64) + 60 * minute, 1.0))
             stats = session.stats()
             sizes.append([stats[name] for name in ("held_tokens", "held_groups", "held_bytes")])
     tokens, groups, num_bytes = np.array(sizes).T

@@ -97,10 +97,10 @@ def test_mass_and_time_are_kept(merging):
 
 @pytest.mark.parametrize("kind", ["mean", "learned", "coarse", "scales"])
 def test_the_memory_is_the_same_for_any_cut(kind, merging):
-    whole = fill(empty_state(40, kind, **merging), 140)
-    for seed in range(2):
-        cuts = sorted(random.Random(seed).sample(range(1, 140), 25))
-        pieces = fill(empty_state(40, kind, **merging), 140, cuts)
+    whole = fill(empty_state(40, kind, **merging), 200)
+    for seed in range(3):
+        cuts = sorted(random.Random(seed).sample(range(1, 200), 25))
+        pieces = fill(empty_state(40, kind, **merging), 200, cuts)
         for budget in (8, 40, 500):
             assert_same_video(whole.compress(budget), pieces.compress(budget))
 
@@ -143,9 +143,9 @@ def test_by_height_a_smaller_budget_joins_tokens_of_a_larger(schedule):
 
 @pytest.mark.slow
 def test_what_is_held_is_bounded_for_ever(merging):
-    parts = {name: stream(name, 1400) for name in WIDTHS}
+    parts = {name: stream(name, 2000) for name in WIDTHS}
     state, segmenter, sizes = empty_state(32, **merging), Segmenter(SegmentConfig()), []
-    for at in range(0, 1400, 10):
+    for at in range(0, 2000, 10):
         for name, part in parts.items():
             for segment in segmenter.push(name, part.rows(at, at + 10)):
                 state.add(segment)

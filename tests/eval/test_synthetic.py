@@ -3,7 +3,6 @@
 import json
 import time
 import warnings
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -130,7 +129,6 @@ def test_cut_anywhere_and_gone_on_with_it_is_the_same(model, whole, tmp_path, mo
 
 KILLED = """
 import sys, time
-sys.path.insert(0, sys.argv[1])
 import models
 from synthetic_runs import CONFIG, TWO_OF_5, compressed, run_drawn, running
 def slow(*args):
@@ -138,7 +136,7 @@ def slow(*args):
         time.sleep(600)
     return compressed(*args)
 running.encoded = slow
-run_drawn("needle", TWO_OF_5, models.model(), sys.argv[2], CONFIG)
+run_drawn("needle", TWO_OF_5, models.model(), sys.argv[1], CONFIG)
 """
 
 
@@ -147,8 +145,7 @@ def test_killed_while_it_writes_another_may_go_on_and_until_then_may_not(model, 
     monkeypatch.setattr(running, "encoded", compressed)
     out = tmp_path / "killed.jsonl"
     (tmp_path / "killed.py").write_text(KILLED)
-    words = [tmp_path / "killed.py", Path(__file__).parents[1], out]
-    with ranks.started(*words, out=tmp_path / "log") as child:
+    with ranks.started(tmp_path / "killed.py", out, out=tmp_path / "log") as child:
         until = time.monotonic() + 300
         while time.monotonic() < until and (not out.is_file() or out.read_bytes().count(b"\n") < 21):
             assert child.exitcode is None

@@ -8,7 +8,7 @@ MERGES = ["merge, published", "merge, default"]
 
 
 def test_triton_passes_the_gates_of_the_benchmark(tmp_path):
-    options = {"segments": 1, "tokens": 128, "channels": 128, "repeat": 1}
+    options = {"segments": 2, "tokens": 128, "channels": 192, "repeat": 1}
     for dtype, cases in (("bf16", CASES), ("fp32", [*CASES, *MERGES, "one segment"])):
         out = tmp_path / f"{dtype}.csv"
         assert kernels.bench_kernels(str(out), dtypes=[dtype], cases=cases, **options) == 0

@@ -42,16 +42,16 @@ def covered(model, path, **changes):
 
 
 CASES = {
-    "audio ends early": ({"stamps": range(0, 70_000, 500), "audio_s": 13.6}, 70, 0.0, 13.6),
-    "video ends early": ({"stamps": range(0, 13_000, 500), "audio_s": 70.0}, 13, 0.0, 70.0),
+    "audio ends early": ({"stamps": range(0, 120_000, 500), "audio_s": 33.6}, 120, 0.0, 33.6),
+    "video ends early": ({"stamps": range(0, 33_000, 500), "audio_s": 120.0}, 33, 0.0, 120.0),
     "audio comes late": (
-        {"stamps": range(0, 70_000, 500), "audio_s": 10.3, "audio_start_s": 47.3}, 70, 47.3, 57.6
+        {"stamps": range(0, 100_000, 500), "audio_s": 30.3, "audio_start_s": 57.3}, 100, 57.3, 87.6
     ),
-    "a still and a song": ({"stamps": [0], "audio_s": 70.0}, 1, 0.0, 70.0),
-    "slides": ({"stamps": [0, 47_000, 61_000, 69_000], "audio_s": 70.0}, 70, 0.0, 70.0),
+    "a still and a song": ({"stamps": [0], "audio_s": 120.0}, 1, 0.0, 120.0),
+    "slides": ({"stamps": [0, 80_000, 104_000, 119_000], "audio_s": 120.0}, 120, 0.0, 120.0),
     "ten frames, a pause, nine": (
-        {"stamps": [*range(0, 10_000, 1000), 36_000, *range(61_000, 70_000, 1000)], "audio_s": 69.7},
-        70, 0.0, 69.7,
+        {"stamps": [*range(0, 10_000, 1000), 60_000, *range(111_000, 120_000, 1000)], "audio_s": 119.7},
+        120, 0.0, 119.7,
     ),
 }  # fmt: skip
 
