@@ -6,11 +6,13 @@ to answers. Every stage is a command of longcompress, which is printed.
 
 import argparse
 import json
-import resource
+import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -44,6 +46,7 @@ LMS: dict[str, Callable[[Path], Path]] = {"gemma": gemma_270m, "qwen": qwen_05b}
 METHODS = ("full", "ours", "kmeans", "longvlm", "pool", "random")
 BUDGETS = ("50%", "25%", "10%")
 RESULTS = "results.json"
+SPENT = threading.local()  # .cpu_s: CPU time of the commands that this thread has run
 
 
 def config(cache: Path, lm: str) -> ModelConfig:
@@ -66,21 +69,26 @@ def config(cache: Path, lm: str) -> ModelConfig:
 def longcompress(*words: str | Path) -> None:
     """Run a command of longcompress, and print it."""
     print("$ longcompress", *words, flush=True)
-    subprocess.run([sys.executable, "-m", "longcompress", *map(str, words)], check=True)
+    command = [sys.executable, "-m", "longcompress", *map(str, words)]
+    process = subprocess.Popen(command)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    SPENT.cpu_s = getattr(SPENT, "cpu_s", 0.0) + used.ru_utime + used.ru_stime
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
 
 
 def cpu_s() -> float:
-    """CPU time of this process and of the commands that it has run."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+    """CPU time of this thread and of the commands that it has run."""
+    return time.thread_time() + getattr(SPENT, "cpu_s", 0.0)
 
 
 class Stages:
     """Runs what is not complete, and keeps how long everything took, on the clock and in CPU time, in
-    FOLDER/results.json."""
+    FOLDER/results.json. Two threads may run stages at a time."""
 
     def __init__(self, out: Path) -> None:
-        self.path = out / RESULTS
+        self.path, self._lock = out / RESULTS, threading.Lock()
         out.mkdir(parents=True, exist_ok=True)
         empty: dict[str, dict] = {"seconds": {}, "cpu_seconds": {}, "figures": {}}
         self.values = json.loads(self.path.read_text()) if self.path.is_file() else empty
@@ -93,10 +101,11 @@ class Stages:
         try:
             do()
         finally:
-            for kind, now in (("seconds", time.monotonic()), ("cpu_seconds", cpu_s())):
-                spent = self.values[kind]
-                spent[name] = round(spent.get(name, 0.0) + now - start[kind], 1)
-            self.write()
+            with self._lock:
+                for kind, now in (("seconds", time.monotonic()), ("cpu_seconds", cpu_s())):
+                    spent = self.values[kind]
+                    spent[name] = round(spent.get(name, 0.0) + now - start[kind], 1)
+                self.path.write_text(json.dumps(self.values, indent=1) + "\n", encoding="utf8")
 
     def figures(self, name: str, measure: Callable[[], dict]) -> None:
         """Keep what is measured; what has been is not measured again."""
@@ -106,10 +115,6 @@ class Stages:
 
         self(f"score {name}", name in self.values["figures"], do)
         print(name, json.dumps(self.values["figures"][name], indent=1), flush=True)
-
-    def write(self) -> None:
-        """Write the results."""
-        self.path.write_text(json.dumps(self.values, indent=1) + "\n", encoding="utf8")
 
 
 def train(recipe: Path, out: Path, *words: str | Path) -> None:
@@ -151,14 +156,16 @@ def main(words: Sequence[str] | None = None) -> dict[str, dict]:
             f"compose {name}", records.is_file(),
             lambda: compose(material(cache)[part], num, media / name, seed),  # noqa: B023 - called at once
         )  # fmt: skip
-    for name in VIDEOS:
-        stages(
-            f"encode {name}", (shards / name / "index.json").is_file(),
-            lambda: longcompress(
-                "shards", "make", media / name / "records.jsonl", "--out", shards / name,  # noqa: B023
-                "--model", model, "--device", "cpu", "--dtype", "bfloat16", "--threads", "1",
-            ),
-        )  # fmt: skip
+
+    def encode(names: Sequence[str]) -> None:
+        for name in names:
+            stages(
+                f"encode {name}", (shards / name / "index.json").is_file(),
+                lambda: longcompress(
+                    "shards", "make", media / name / "records.jsonl", "--out", shards / name,  # noqa: B023
+                    "--model", model, "--device", "cpu", "--dtype", "bfloat16", "--threads", "1",
+                ),
+            )  # fmt: skip
 
     def align(arm: str, init: str) -> None:
         """Train on photos with captions, and measure."""
@@ -173,32 +180,45 @@ def main(words: Sequence[str] | None = None) -> dict[str, dict]:
         )  # fmt: skip
         stages.figures(f"{arm} photos", lambda: score.photos(trained, shards / "photos_test"))
 
-    align("align", "auto")
-    stages(
-        "train boundary", (out / "boundary" / "model" / "config.json").is_file(),
-        lambda: train(
-            HERE / "boundary.yaml", out / "boundary", "--model", out / "align" / "model",
-            "--shards", shards / "events_train", "--eval-shards", shards / "events_test",
-            "--steps", str(options.boundary_steps), "--seed", str(options.seed),
-        ),
-    )  # fmt: skip
     final = out / "boundary" / "model"
-    for name in ("events_test", "events_names"):
-        stages.figures(f"boundary {name}", lambda: score.events(final, shards / name))  # noqa: B023
-    stages.figures("align names", lambda: score.names(out / "align" / "model", shards / "photos_names"))
-    if "compare" not in options.without:
+
+    def measure() -> None:
+        """Measure the last model, and the first with names that were never trained."""
+        for name in ("events_test", "events_names"):
+            stages.figures(f"boundary {name}", lambda: score.events(final, shards / name))  # noqa: B023
+        stages.figures("align names", lambda: score.names(out / "align" / "model", shards / "photos_names"))
+
+    with ThreadPoolExecutor(1) as beside:  # a core each, for this thread and for what is beside it
+        events_encoded = beside.submit(encode, [name for name in VIDEOS if name.startswith("events")])
+        encode([name for name in VIDEOS if name.startswith("photos")])
+        waiting = [events_encoded]
+        if "control" not in options.without:
+            waiting.append(beside.submit(align, "control", "keep"))
+        align("align", "auto")
+        events_encoded.result()
         stages(
-            "compare", (out / "compare" / "compare.md").is_file(),
-            lambda: longcompress(
-                "eval", "compare", "activitynet-grounding", "--videos", media / "events_test",
-                "--reference", media / "events_test" / "reference.json",
-                "--model", final, "--device", "cpu", "--dtype", "bfloat16",
-                "--prompt", "When: {question}", "--times", "whole_seconds",
-                "--methods", *METHODS, "--budgets", *BUDGETS, "--score", "R@0.5", "--out", out / "compare",
+            "train boundary", (final / "config.json").is_file(),
+            lambda: train(
+                HERE / "boundary.yaml", out / "boundary", "--model", out / "align" / "model",
+                "--shards", shards / "events_train", "--eval-shards", shards / "events_test",
+                "--steps", str(options.boundary_steps), "--seed", str(options.seed),
             ),
         )  # fmt: skip
-    if "control" not in options.without:
-        align("control", "keep")
+        waiting.append(beside.submit(measure))
+        if "compare" not in options.without:
+            stages(
+                "compare", (out / "compare" / "compare.md").is_file(),
+                lambda: longcompress(
+                    "eval", "compare", "activitynet-grounding", "--videos", media / "events_test",
+                    "--reference", media / "events_test" / "reference.json",
+                    "--model", final, "--device", "cpu", "--dtype", "bfloat16",
+                    "--prompt", "When: {question}", "--times", "whole_seconds",
+                    "--methods", *METHODS, "--budgets", *BUDGETS, "--score", "R@0.5",
+                    "--out", out / "compare",
+                ),
+            )  # fmt: skip
+        for task in waiting:
+            task.result()
     print((out / RESULTS).read_text())
     return stages.values
 

@@ -249,5 +249,14 @@ def test_the_recipe_trains_both_heads_and_saves_them(tiny_clips, tmp_path):
         assert trained.llm.tokenizer.unk_token_id not in trained.llm.tokenizer(text)["input_ids"], text
     with pytest.raises(ValueError, match="init must name the model that a duet is trained from"):
         train_tiny(tmp_path, replace(recipe, init=""))
+    # a duet is trained further, and what it hears with
+    more = replace(recipe, init=str(folder), duet=replace(duet, projectors=("audio",)))
+    (tmp_path / "more").mkdir()
+    save_clips(tiny_clips, tmp_path / "more" / "clips.safetensors", LIVE_CLIP_CLASSES)
+    further = lc.load(str(train_tiny(tmp_path / "more", more, start="lm")), device="cpu")
+    same = dict.fromkeys(("video", "audio"), True)
+    for name, value in further.llm.project.state_dict().items():
+        same[name.partition(".")[0]] &= torch.equal(value, tiny.llm.project.state_dict()[name])
+    assert same == {"video": True, "audio": False}
     with pytest.raises(ValueError, match=r"duration_s must be a multiple of segments.length_s = 10"):
         make_live_clips(tiny, [7], 25.0, {"*": 1}, progress=False)

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -148,6 +149,14 @@ def test_workers_that_die_before_they_are_ready_end_the_work(running, tmp_path):
 
     with pytest.raises(OSError, match=r"workers of Ray ended before they were ready; is there memory"):
         shards_ray.make(many.records_of(1, 0, 0), tmp_path, dying, part=many.stub, progress=False)
+
+
+def test_a_module_that_workers_lack_is_named_at_the_first_of_them(running, tmp_path, monkeypatch):
+    module = types.ModuleType("only_here")
+    exec("def part(record, folder, model, kind): ...", module.__dict__)
+    monkeypatch.setitem(sys.modules, "only_here", module)
+    with pytest.raises(OSError, match=r"can't take what it is given; are the modules .*(?s:.)*only_here"):
+        by_ray(many.records_of(2, 0, 0), tmp_path, module.part)
 
 
 def test_more_workers_than_the_cluster_has_cores_are_refused(running, tmp_path):

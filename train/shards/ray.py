@@ -162,6 +162,9 @@ def _results(
         except ray.exceptions.RayTaskError:  # a fault of the program, not of a worker
             raise
         except ray.exceptions.RayError as error:  # the worker is dead
+            if getattr(error, "actor_init_failed", False):  # and so would be all others
+                hint = "are the modules of `model` and `part` there, on all machines?"
+                raise OSError(f"a worker of Ray can't take what it is given; {hint} {error}") from error
             key = record.key if record else ""
             ended[key] += 1
             if record is None and ended[key] >= TRIES * workers:

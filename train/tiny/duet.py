@@ -90,12 +90,14 @@ class DuetConfig:
         positive: how often a step that calls for a reply counts, against a step that doesn't.
         heads: weight of the heads' loss beside the replies'.
         rates: learning rates of parts other than the recipe's, such as {"heads": 0.004}.
+        projectors: streams whose projectors learn too.
     """
 
     mixes: list[DuetMix] = field(default_factory=list)
     positive: float = 2.0
     heads: float = 2.0
     rates: dict[str, float] = field(default_factory=dict)
+    projectors: tuple[str, ...] = ()
 
 
 def with_heads(model: LongCompress) -> LongCompress:
@@ -272,8 +274,8 @@ def train_duet(
     model: LongCompress, clips: Sequence[LiveClip], config: DuetConfig, out: Path, engine: Engine, *,
     detail: dict[str, int], resume: Path | None = None, **options: Any,
 ) -> bool:  # fmt: skip
-    """Train the language model and the heads of a model (`with_heads`); encoders and projectors stay. False:
-    it was stopped, with a checkpoint in `out`.
+    """Train the language model and the heads of a model (`with_heads`); encoders stay. False: it
+    was stopped, with a checkpoint in `out`.
 
     Args:
         model: is changed.
@@ -292,6 +294,8 @@ def train_duet(
     model.requires_grad_(False)
     model.llm.requires_grad_(True)
     model.llm.project.requires_grad_(False)
+    for stream in config.projectors:
+        model.llm.project[stream].requires_grad_(True)
     empty = model.merge_state()
     empty.merge = replace(empty.merge, tokens_per_segment=detail)
     videos = LiveVideos(clips, empty, config.mixes, int(options.get("seed", 0)))

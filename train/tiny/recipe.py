@@ -124,7 +124,8 @@ def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: Stag
         else:
             save_clips(make_clips(*options, **recipe.scenes), out / CLIPS)
     assert trained.folder is not None
-    heads = load_file(trained.folder / HEADS)
+    known = trained.folder / HEADS  # tiny-duet has none: its encoders are tiny's
+    heads = load_file(known) if known.is_file() else {}
     if recipe.kind == "duet":
         model = with_heads(trained)
         clips = load_clips(out / CLIPS, LIVE_CLIP_CLASSES)
@@ -145,9 +146,11 @@ def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: Stag
 def save(
     model: LongCompress, heads: dict[str, Tensor], recipe: TinyRecipe, out: Path, start_s: float
 ) -> Path:
-    """The folder of a trained model, with the encoders' `heads` and what it was trained by since start_s."""
+    """The folder of a trained model, with the encoders' `heads`, if known, and what it was trained by since
+    start_s."""
     model.eval().save_pretrained(out / "model", include_base=True)
-    save_file(heads, out / "model" / HEADS)  # bench quality reads merged tokens with them
+    if heads:
+        save_file(heads, out / "model" / HEADS)  # bench quality reads merged tokens with them
     known = asdict(recipe) | {"init": Path(recipe.init).name}  # what is shipped says nothing of this machine
     report = {"minutes": (time.perf_counter() - start_s) / 60, "recipe": known}
     (out / "model" / "training.json").write_text(json.dumps(report, indent=2) + "\n")
