@@ -6,14 +6,19 @@ A model that has learned only the form of answers has the same loss with both. T
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from scipy.stats import rankdata
 from torch import Tensor, nn
 
+from ..config_live import HEADS
 from ..llm import Example, learned_places
+from ..llm.prompt import IGNORED
 from ..model import LongCompress
+from .data.duet_samples import DuetExample, collate_duets
+from .data.live_samples import LiveTask
 
 KINDS = ("format", "content", "time")
 MIN_ANSWERS = 5  # fewer say nothing
@@ -28,6 +33,8 @@ class Signals:
         better: answers whose own video has the lower loss.
         answers: number of them.
         kinds: kind -> mean loss of its tokens with the own video; kinds without tokens are left out.
+        auc: head -> how often a frame that is labelled 1 has a higher score than one that is labelled 0, with
+            the own video.
     """
 
     own: float
@@ -35,6 +42,7 @@ class Signals:
     better: int
     answers: int
     kinds: dict[str, float]
+    auc: dict[str, float] = field(default_factory=dict)
 
     @property
     def is_blind(self) -> bool:
@@ -45,6 +53,7 @@ class Signals:
     def text(self) -> str:
         """In a line."""
         kinds = ", ".join(f"{kind} {loss:.3f}" for kind, loss in self.kinds.items())
+        kinds += "".join(f", AUC {head} {auc:.3f}" for head, auc in self.auc.items())
         if self.swapped != self.swapped:
             return f"loss {self.own:.3f} ({kinds}); one video alone, none to swap it with"
         other = f"with another video {self.swapped:.3f}; own better in {self.better} of {self.answers}"
@@ -53,6 +62,7 @@ class Signals:
     def log(self) -> dict[str, float]:
         """For a line of the log."""
         out = {"eval_loss": self.own, **{f"eval_loss_{kind}": loss for kind, loss in self.kinds.items()}}
+        out |= {f"eval_auc_{head}": auc for head, auc in self.auc.items()}
         if self.swapped == self.swapped:
             out |= {"eval_swapped_loss": self.swapped, "eval_own_better": self.better / self.answers}
         return out
@@ -65,16 +75,64 @@ def signals_of(
     """Of a model that is in eval mode, on at least one example, `batch` of them at a time. The other video is
     that of the next example with another key."""
     loss, ids, answer = losses_of(model, examples, batch)
-    swapped, num = torch.full_like(loss, torch.nan), len(examples)
-    if len(set(keys)) > 1:
-        following = [next(j % num for j in range(i, i + num) if keys[j % num] != keys[i]) for i in range(num)]
-        others = [replace(e, video=examples[j].video) for e, j in zip(examples, following, strict=True)]
-        swapped = losses_of(model, others, batch)[0]
+    swapped = torch.full_like(loss, torch.nan)
+    if others := _others(keys):
+        asked = [replace(e, video=examples[j].video) for e, j in zip(examples, others, strict=True)]
+        swapped = losses_of(model, asked, batch)[0]
     num = int(answer.max()) + 1
     less = torch.zeros(num, dtype=torch.float64).index_add(0, answer, swapped - loss)  # (num,) of each answer
     kind = kinds_of(ids, answer, model.llm.tokenizer)
     kinds = {name: float(loss[kind == i].mean()) for i, name in enumerate(KINDS) if bool((kind == i).any())}
     return Signals(float(loss.mean()), float(swapped.mean()), int((less > 0).sum()), num, kinds)
+
+
+@torch.no_grad()
+def duet_signals_of(
+    model: LongCompress, task: LiveTask, duets: Sequence[DuetExample], keys: Sequence[str]
+) -> Signals:
+    """Of a model that is in eval mode, on at least one duet: an answer is a duet, with the task's loss; kinds
+    are replies and heads. The other video is that of the next duet with another key, from its beginning again
+    where it ends first."""
+
+    def measured(duet: DuetExample) -> dict[str, Any]:
+        batch = {name: value.to(model.device) for name, value in collate_duets([duet], task.llm).items()}
+        out: dict[str, Any] = task(**batch)
+        return out | {"replies": bool((batch["labels"] != IGNORED).any())}
+
+    own, others = [measured(duet) for duet in duets], _others(keys)
+    swapped = list[float]()
+    for duet, j in zip(duets, others, strict=bool(others)):
+        frames = duets[j].frames
+        at = torch.arange(len(duet.frames)) % len(frames)
+        swapped.append(float(measured(replace(duet, frames=frames[at]))["loss"]))
+    losses = [float(out["loss"]) for out in own]
+    better = sum(a < b for a, b in zip(losses, swapped, strict=False))
+    kinds = {"replies": [float(out["reply_loss"]) for out in own if out["replies"]]}
+    kinds["heads"] = [float(out["heads_loss"]) for out in own if len(out["known"][HEADS[0]])]
+    auc = {}
+    for head in HEADS:
+        label, score = (torch.cat([out[name][head] for out in own]).cpu() for name in ("known", "scores"))
+        if bool((label == 0).any()) and bool((label == 1).any()):
+            auc[head] = auc_of(score[label != IGNORED], label[label != IGNORED])
+    means = {name: sum(values) / len(values) for name, values in kinds.items() if values}
+    mean = sum(swapped) / len(swapped) if swapped else float("nan")
+    return Signals(sum(losses) / len(losses), mean, better, len(duets), means, auc)
+
+
+def auc_of(score: Tensor, label: Tensor) -> float:
+    """Share of the pairs of a label 1 and a label 0 (n,) in which the 1 has the higher score (n,); of equal
+    scores half."""
+    ranks, is_one = torch.from_numpy(rankdata(score.double().numpy())), label == 1
+    num = int(is_one.sum())
+    return float(ranks[is_one].sum() - num * (num + 1) / 2) / (num * (len(label) - num))
+
+
+def _others(keys: Sequence[str]) -> list[int]:
+    """The next with another key, of each; none where all have the same."""
+    num = len(keys)
+    if len(set(keys)) < 2:
+        return []
+    return [next(j % num for j in range(i, i + num) if keys[j % num] != keys[i]) for i in range(num)]
 
 
 def kinds_of(ids: Tensor, answer: Tensor, tokenizer: Any) -> Tensor:

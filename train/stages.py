@@ -389,15 +389,15 @@ def data_of(
 def _validation(recipe: StageRecipe, model: LongCompress, out: Path, rank: int) -> Validation | None:
     if not recipe.eval_shards:
         return None
-    if recipe.questions.is_duet:
-        raise ValueError(
-            "eval_shards: duets have no validation yet; leave it out (`eval run --live` measures)"
-        )
     indexes = [load_index(folder, cache=recipe.cache or None) for folder in recipe.eval_shards]
-    sampler = BatchSampler(indexes, recipe.seed, recipe.max_tokens, [median_high(recipe.budgets)])
+    budget = median_high(recipe.budgets)
+    # a recipe of so many videos a step has tokens without end
+    sampler = BatchSampler(indexes, recipe.seed, recipe.max_tokens, [budget], max_videos=recipe.max_videos)
     data = ShardData(sampler, model, recipe.questions)
     sizes = {"num_batches": recipe.eval_batches, "num_answers": recipe.eval_answers}
-    return Validation(model, data, out=out, rank=rank, **sizes)
+    module = module_of(model, recipe)
+    task = module if isinstance(module, LiveTask) else None
+    return Validation(model, data, out=out, rank=rank, task=task, **sizes)
 
 
 def _gathered(

@@ -9,7 +9,8 @@ import torch
 
 from ..model import LongCompress
 from .data.dataset import Loaded, ShardData
-from .signals import signals_of
+from .data.live_samples import LiveTask
+from .signals import duet_signals_of, signals_of
 
 ANSWERS = "answers.jsonl"
 
@@ -17,14 +18,16 @@ ANSWERS = "answers.jsonl"
 class Validation:
     """Batches of shards that aren't trained on; the same ones each time. All their samples must be usable.
 
-    Of `num_answers` questions the answers go to `out`/answers.jsonl; only the process of rank 0 writes.
+    Of `num_answers` questions the answers go to `out`/answers.jsonl; only the process of rank 0 writes. Duets
+    have the losses of `task`, and no answers.
     """
 
     def __init__(
         self, model: LongCompress, data: ShardData, *, num_batches: int, num_answers: int, out: Path,
-        rank: int = 0,
+        rank: int = 0, task: LiveTask | None = None,
     ) -> None:  # fmt: skip
         self.model, self.num_answers, self.path, self.rank = model, num_answers, out / ANSWERS, rank
+        self.task = task
         self.batches: list[Loaded] = list(itertools.islice(iter(data), num_batches))
         for bad in (bad for loaded in self.batches for bad in loaded.bad):
             raise ValueError(f"eval_shards: sample {bad.key!r} can't be used: {bad.reason}")
@@ -36,7 +39,11 @@ class Validation:
         try:
             examples = [example for loaded in self.batches for example in loaded.examples]
             keys = [key for loaded in self.batches for key in loaded.keys]
-            signals, answers = signals_of(self.model, examples, keys), self.answers()
+            if self.task is not None:
+                duets = [duet for loaded in self.batches for duet in loaded.duets]
+                signals, answers = duet_signals_of(self.model, self.task, duets, keys), []
+            else:
+                signals, answers = signals_of(self.model, examples, keys), self.answers()
         finally:
             self.model.llm.train(training)
         if self.rank == 0:

@@ -9,10 +9,13 @@ import pytest
 import torch
 
 import longcompress as lc
+from longcompress.config_live import HEADS
 from longcompress.train.data.dataset import QuestionConfig
-from longcompress.train.data.duet_samples import DuetOptions, duet_of
+from longcompress.train.data.duet_samples import DuetOptions, collate_duets, duet_of, example_of
+from longcompress.train.data.live_samples import LiveTask
 from longcompress.train.records import Record, TimedTurn, read_records
 from longcompress.train.shards import make as shards
+from longcompress.train.signals import duet_signals_of
 from longcompress.train.stages import train_stage
 from longcompress.types import Event
 
@@ -122,6 +125,47 @@ def test_a_stage_teaches_both_heads_and_replies(base, folders, tmp_path):
     assert all(torch.equal(again.llm.get_parameter(n.removeprefix("llm.")), saved[n]) for n in saved)
 
 
+def test_validation_says_whether_it_looks_at_the_frames(base, folders, tmp_path, capsys):
+    recipe = replace(
+        stages.recipe_of("mmduet"), shards=[str(folders / "whole")], eval_shards=[str(folders / "whole")],
+        eval_steps=2, min_videos=1, max_videos=1, epochs=0, steps=2, log_steps=1, engine=stages.CPU,
+        questions=QuestionConfig(kinds={"alert": 1.0}),
+    )  # fmt: skip
+    train_stage(base, recipe, tmp_path)
+    lines = [line for line in stages.log_of(tmp_path) if "eval_loss" in line]
+    assert [line["step"] for line in lines] == [2]
+    assert {"eval_loss_heads", "eval_auc_informative", "eval_auc_relevance"} <= set(lines[0])
+    assert "step 2: validation loss" in capsys.readouterr().out
+
+
+def test_signals_of_duets_are_those_of_each_alone(base):
+    generator, task = torch.Generator().manual_seed(0), LiveTask(base.llm.eval(), 2.0, 3.0)
+    duets = []
+    for number, kind in enumerate(("alert", "quiet", "narrate", "ground")):
+        made = duet(kind, number)
+        frames = torch.randn(24 - number, base.video.patches, base.video.width, generator=generator)
+        duets.append(example_of(made, frames, DuetOptions(), np.random.default_rng(number)))
+    got = duet_signals_of(base, task, duets, ["a", "b", "b", "c"])
+    with torch.no_grad():
+        own = [task(**collate_duets([duet], base.llm)) for duet in duets]
+        other = []
+        for duet_, of in zip(duets, (1, 3, 3, 0), strict=True):
+            frames = torch.cat([duets[of].frames] * 30)[: len(duet_.frames)]
+            other.append(float(task(**collate_duets([replace(duet_, frames=frames)], base.llm))["loss"]))
+    losses = [float(out["loss"]) for out in own]
+    assert got.own == pytest.approx(np.mean(losses)) and got.swapped == pytest.approx(np.mean(other))
+    assert (got.answers, got.better) == (4, sum(a < b for a, b in zip(losses, other, strict=True)))
+    assert got.kinds["heads"] == pytest.approx(np.mean([float(out["heads_loss"]) for out in own]))
+    replies = [float(out["reply_loss"]) for i, out in enumerate(own) if i in (0, 2)]
+    assert got.kinds["replies"] == pytest.approx(np.mean(replies))
+    for head, auc in got.auc.items():
+        score, label = (torch.cat([out[name][head] for out in own]) for name in ("scores", "known"))
+        ones, zeros = (score[label == of].tolist() for of in (1, 0))
+        pairs = [(a > b) + (a == b) / 2 for a in ones for b in zeros]
+        assert auc == pytest.approx(np.mean(pairs)), head
+    assert set(got.auc) == set(HEADS)
+
+
 def test_what_cannot_be_learned_says_so(base, folders, tmp_path):
     recipe = replace(stages.recipe_of("mmduet"), min_videos=1, max_videos=1, epochs=0, engine=stages.CPU)
     merged = replace(recipe, shards=[str(folders / "merged")], on_error="stop")
@@ -131,8 +175,6 @@ def test_what_cannot_be_learned_says_so(base, folders, tmp_path):
     only = QuestionConfig(kinds={"magqa": 1.0})
     with pytest.raises(ValueError, match=r"its annotations have nothing of the kinds magqa"):
         train_stage(base, replace(whole, questions=only), tmp_path / "b")
-    with pytest.raises(ValueError, match="duets have no validation yet"):
-        train_stage(base, replace(whole, eval_shards=whole.shards), tmp_path / "c")
     tiny = lc.load("tiny", device="cpu")
     with pytest.raises(ValueError, match=r"need a model like MMDuet"):
         train_stage(tiny, replace(whole, train=["lora"]), tmp_path / "d")
