@@ -15,6 +15,7 @@ from longcompress.types import Audio, Frames
 FOLDER = Path(__file__).parents[1] / "examples" / "real_small_stack"
 sys.path.insert(0, str(FOLDER))
 import compose  # noqa: E402 - programs beside the package
+import run  # noqa: E402
 import score  # noqa: E402
 
 GREEN = (0, 255, 0)
@@ -92,3 +93,79 @@ def test_recall_is_that_of_the_answers_and_of_the_best_constant():
     assert all(got[f"R@{t}"]["constant"] == 0.75 for t in (0.3, 0.5, 0.7))  # always from 0 to 4
     assert got["R@0.5"]["low"] <= 0.5 <= got["R@0.5"]["high"]
     assert score.span_of("From 3 to 6.") == (3.0, 7.0) and score.span_of("no") is None
+
+
+class Stub:
+    """run.py without its models and commands: each command makes the file that it is to make."""
+
+    def __init__(self, monkeypatch, fails=""):
+        self.commands, self.fails = [], fails
+        monkeypatch.setattr(run, "longcompress", self.command)
+        monkeypatch.setattr(run, "material", lambda cache: {"train": 0, "test": 0, "names": 0})
+        monkeypatch.setattr(
+            run,
+            "VIDEOS",
+            {name: (part, num, self.compose, seed) for name, (part, num, _, seed) in run.VIDEOS.items()},
+        )
+        monkeypatch.setattr(run, "config", lambda cache, lm: None)
+        monkeypatch.setattr(run.LongCompress, "from_config", lambda *_, **options: self)
+        for name in ("photos", "events", "names"):
+            monkeypatch.setattr(
+                score, name, lambda model, shards: {"of": f"{model.parent.name} {shards.name}"}
+            )
+
+    def save_pretrained(self, folder):
+        self.touch(folder / "config.json")
+
+    def compose(self, part, num, folder, seed):
+        self.touch(folder / "records.jsonl")
+
+    def command(self, *words):
+        out = words[words.index("--out") + 1]
+        self.commands.append(f"{words[0]} {out.name}")
+        if out.name == self.fails:
+            raise ValueError(out.name)
+        end = {"shards": "index.json", "train": "model/config.json", "eval": "compare.md"}[words[0]]
+        self.touch(out / end)
+
+    def touch(self, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+
+
+def test_stages_run_once_and_after_what_they_need(monkeypatch, tmp_path):
+    stub = Stub(monkeypatch)
+    values = run.main(["--out", str(tmp_path)])
+    assert values == json.loads((tmp_path / "results.json").read_text())
+    place = {command: i for i, command in enumerate(stub.commands)}
+    assert len(place) == len(stub.commands) == 10
+    assert place["shards photos_train"] < min(place["train align"], place["train control"])
+    assert max(place["train align"], place["shards events_names"]) < place["train boundary"]
+    assert place["train boundary"] < place["eval compare"]
+    assert {name: value["of"] for name, value in values["figures"].items()} == {
+        "align photos": "align photos_test", "control photos": "control photos_test",
+        "boundary events_test": "boundary events_test", "boundary events_names": "boundary events_names",
+        "align names": "align photos_names",
+    }  # fmt: skip
+    assert len(values["seconds"]) == len(values["cpu_seconds"]) == 1 + 6 + 10 + 5
+    again = Stub(monkeypatch)
+    assert run.main(["--out", str(tmp_path)]) == values and not again.commands
+
+
+@pytest.mark.parametrize("fails", ["events_train", "photos_train", "align", "control", "boundary"])
+def test_what_fails_ends_it_and_the_next_run_goes_on(monkeypatch, tmp_path, fails):
+    first = Stub(monkeypatch, fails)
+    with pytest.raises(ValueError, match=fails):
+        run.main(["--out", str(tmp_path)])
+    done = set(first.commands) - {f"shards {fails}", f"train {fails}"}
+    again = Stub(monkeypatch)
+    run.main(["--out", str(tmp_path)])
+    assert not done & set(again.commands) and len(done) + len(again.commands) == 10
+
+
+def test_a_command_counts_for_the_thread_that_runs_it_and_its_failure_is_told(capfd):
+    before = run.cpu_s()
+    run.longcompress("--version")
+    assert run.cpu_s() > before and capfd.readouterr().out.startswith("$ longcompress --version")
+    with pytest.raises(run.subprocess.CalledProcessError, match="exit status 2"):
+        run.longcompress("no-such-command")

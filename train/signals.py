@@ -4,13 +4,14 @@ A model that has learned only the form of answers has the same loss with both. T
 (with a digit), format (in at least half of the answers, and the end), content (all others).
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Any
 
 import torch
-from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from ..config_live import HEADS
@@ -96,35 +97,28 @@ def duet_signals_of(
 
     def measured(duet: DuetExample) -> dict[str, Any]:
         batch = {name: value.to(model.device) for name, value in collate_duets([duet], task.llm).items()}
+        has = {"reply": bool((batch["labels"] != IGNORED).any())}
         out: dict[str, Any] = task(**batch)
-        return out | {"replies": bool((batch["labels"] != IGNORED).any())}
+        return out | {"has": has | {"heads": len(out["known"][HEADS[0]]) > 0}}
 
-    own, others = [measured(duet) for duet in duets], _others(keys)
-    swapped = list[float]()
-    for duet, j in zip(duets, others, strict=bool(others)):
-        frames = duets[j].frames
-        at = torch.arange(len(duet.frames)) % len(frames)
-        swapped.append(float(measured(replace(duet, frames=frames[at]))["loss"]))
-    losses = [float(out["loss"]) for out in own]
-    better = sum(a < b for a, b in zip(losses, swapped, strict=False))
-    kinds = {"replies": [float(out["reply_loss"]) for out in own if out["replies"]]}
-    kinds["heads"] = [float(out["heads_loss"]) for out in own if len(out["known"][HEADS[0]])]
-    auc = {}
+    own, kinds, auc = [measured(duet) for duet in duets], dict[str, float](), dict[str, float]()
+    loss = [float(out["loss"]) for out in own]
+    swapped = [
+        float(measured(replace(duet, frames=other[torch.arange(len(duet.frames)) % len(other)]))["loss"])
+        for duet, other in zip(duets, (duets[j].frames for j in _others(keys)), strict=False)
+    ]
+    for kind in ("reply", "heads"):
+        if values := [float(out[f"{kind}_loss"]) for out in own if out["has"][kind]]:
+            kinds[kind] = fmean(values)
     for head in HEADS:
-        label, score = (torch.cat([out[name][head] for out in own]).cpu() for name in ("known", "scores"))
-        if bool((label == 0).any()) and bool((label == 1).any()):
-            auc[head] = auc_of(score[label != IGNORED], label[label != IGNORED])
-    means = {name: sum(values) / len(values) for name, values in kinds.items() if values}
-    mean = sum(swapped) / len(swapped) if swapped else float("nan")
-    return Signals(sum(losses) / len(losses), mean, better, len(duets), means, auc)
-
-
-def auc_of(score: Tensor, label: Tensor) -> float:
-    """Share of the pairs of a label 1 and a label 0 (n,) in which the 1 has the higher score (n,); of equal
-    scores half."""
-    ranks, is_one = torch.from_numpy(rankdata(score.double().numpy())), label == 1
-    num = int(is_one.sum())
-    return float(ranks[is_one].sum() - num * (num + 1) / 2) / (num * (len(label) - num))
+        score, label = (torch.cat([out[name][head] for out in own]).cpu() for name in ("scores", "known"))
+        yes, no = score[label == 1], score[label == 0].sort().values
+        if len(yes) and len(no):
+            below = torch.searchsorted(no, yes) + torch.searchsorted(no, yes, right=True)
+            auc[head] = float(below.double().mean()) / 2 / len(no)
+    better = sum(a < b for a, b in zip(loss, swapped, strict=False))
+    mean = fmean(swapped) if swapped else math.nan
+    return Signals(fmean(loss), mean, better, len(duets), kinds, auc)
 
 
 def _others(keys: Sequence[str]) -> list[int]:

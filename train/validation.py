@@ -39,11 +39,12 @@ class Validation:
         try:
             examples = [example for loaded in self.batches for example in loaded.examples]
             keys = [key for loaded in self.batches for key in loaded.keys]
-            if self.task is not None:
-                duets = [duet for loaded in self.batches for duet in loaded.duets]
-                signals, answers = duet_signals_of(self.model, self.task, duets, keys), []
+            duets = [duet for loaded in self.batches for duet in loaded.duets]
+            if self.task is None:
+                signals = signals_of(self.model, examples, keys)
             else:
-                signals, answers = signals_of(self.model, examples, keys), self.answers()
+                signals = duet_signals_of(self.model, self.task, duets, keys)
+            answers = self.answers()
         finally:
             self.model.llm.train(training)
         if self.rank == 0:
@@ -61,7 +62,8 @@ class Validation:
     @torch.no_grad()
     def answers(self) -> list[dict[str, str]]:
         """key, question, reference and the model's answer of the first questions."""
-        pairs = [pair for loaded in self.batches for pair in zip(loaded.keys, loaded.examples, strict=True)]
+        of_questions = (loaded for loaded in self.batches if loaded.examples)
+        pairs = [pair for loaded in of_questions for pair in zip(loaded.keys, loaded.examples, strict=True)]
         answers = []
         for key, example in pairs[: self.num_answers]:
             question, reference = example.turns[0]

@@ -111,7 +111,9 @@ class Stages:
         """Keep what is measured; what has been is not measured again."""
 
         def do() -> None:
-            self.values["figures"][name] = measure()
+            value = measure()
+            with self._lock:
+                self.values["figures"][name] = value
 
         self(f"score {name}", name in self.values["figures"], do)
         print(name, json.dumps(self.values["figures"][name], indent=1), flush=True)
@@ -188,7 +190,8 @@ def main(words: Sequence[str] | None = None) -> dict[str, dict]:
             stages.figures(f"boundary {name}", lambda: score.events(final, shards / name))  # noqa: B023
         stages.figures("align names", lambda: score.names(out / "align" / "model", shards / "photos_names"))
 
-    with ThreadPoolExecutor(1) as beside:  # a core each, for this thread and for what is beside it
+    def learn(beside: ThreadPoolExecutor) -> None:
+        """All stages from encoding on, on two cores: one for this thread, one for what is beside it."""
         events_encoded = beside.submit(encode, [name for name in VIDEOS if name.startswith("events")])
         encode([name for name in VIDEOS if name.startswith("photos")])
         waiting = [events_encoded]
@@ -219,6 +222,13 @@ def main(words: Sequence[str] | None = None) -> dict[str, dict]:
             )  # fmt: skip
         for task in waiting:
             task.result()
+
+    with ThreadPoolExecutor(1) as beside:
+        try:
+            learn(beside)
+        except BaseException:
+            beside.shutdown(wait=False, cancel_futures=True)  # what waits beside is not begun
+            raise
     print((out / RESULTS).read_text())
     return stages.values
 

@@ -19,7 +19,7 @@ def train(
     """Train projectors, time embeddings and LoRA from shards by a recipe: align, boundary, instruct, ...
 
     Args:
-        name: of a recipe of longcompress, or a YAML file; tiny, tiny_more and tiny_duet make embedded models.
+        name: of a recipe, or a YAML file; tiny, tiny_duet and what ends in _more make embedded models.
         out: the folder of the model and its checkpoints.
         resume: go on from the last checkpoint in --out.
         overfit_check: train on 20 samples until they are learned; exit code 1 if they aren't.

@@ -142,9 +142,9 @@ def test_signals_of_duets_are_those_of_each_alone(base):
     generator, task = torch.Generator().manual_seed(0), LiveTask(base.llm.eval(), 2.0, 3.0)
     duets = []
     for number, kind in enumerate(("alert", "quiet", "narrate", "ground")):
-        made = duet(kind, number)
+        asked = duet(kind, number)
         frames = torch.randn(24 - number, base.video.patches, base.video.width, generator=generator)
-        duets.append(example_of(made, frames, DuetOptions(), np.random.default_rng(number)))
+        duets.append(example_of(asked, frames, DuetOptions(), np.random.default_rng(number)))
     got = duet_signals_of(base, task, duets, ["a", "b", "b", "c"])
     with torch.no_grad():
         own = [task(**collate_duets([duet], base.llm)) for duet in duets]
@@ -157,11 +157,11 @@ def test_signals_of_duets_are_those_of_each_alone(base):
     assert (got.answers, got.better) == (4, sum(a < b for a, b in zip(losses, other, strict=True)))
     assert got.kinds["heads"] == pytest.approx(np.mean([float(out["heads_loss"]) for out in own]))
     replies = [float(out["reply_loss"]) for i, out in enumerate(own) if i in (0, 2)]
-    assert got.kinds["replies"] == pytest.approx(np.mean(replies))
+    assert got.kinds["reply"] == pytest.approx(np.mean(replies))
     for head, auc in got.auc.items():
         score, label = (torch.cat([out[name][head] for out in own]) for name in ("scores", "known"))
-        ones, zeros = (score[label == of].tolist() for of in (1, 0))
-        pairs = [(a > b) + (a == b) / 2 for a in ones for b in zeros]
+        yes, no = (score[label == of].tolist() for of in (1, 0))
+        pairs = [(a > b) + (a == b) / 2 for a in yes for b in no]
         assert auc == pytest.approx(np.mean(pairs)), head
     assert set(got.auc) == set(HEADS)
 
