@@ -1,9 +1,11 @@
 """What several tests share: closeness by RMS ratio, equal videos, packs of segments, a merge in steps."""
 
+import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +14,16 @@ from torch import Tensor
 
 from longcompress.memory import VideoMemory
 from longcompress.types import CompressedVideo, Tokens
+
+
+def program(path: Path) -> ModuleType:
+    """A Python file beside the package, as a module that is not in sys.modules: two run.py don't meet, and
+    Ray's workers get its functions by value."""
+    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def assert_close(name: str, got: Tensor | np.ndarray, want: Tensor | np.ndarray, rel: float) -> None:

@@ -12,11 +12,14 @@ from longcompress.media import probe, read
 from longcompress.media.write import write
 from longcompress.types import Audio, Frames
 
+import helpers
+
 FOLDER = Path(__file__).parents[1] / "examples" / "real_small_stack"
 sys.path.insert(0, str(FOLDER))
 import compose  # noqa: E402 - programs beside the package
-import run  # noqa: E402
 import score  # noqa: E402
+
+run = helpers.program(FOLDER / "run.py")
 
 GREEN = (0, 255, 0)
 

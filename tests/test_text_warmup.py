@@ -13,11 +13,13 @@ from longcompress.synthetic.questions import printed_seconds
 from longcompress.synthetic.scenes import OBJECTS, make_scene
 from longcompress.train.data.sampler import Batches
 
+import helpers
+
 FOLDER = Path(__file__).parents[1] / "examples" / "text_warmup"
 sys.path.insert(0, str(FOLDER))
-import run as example  # noqa: E402 - a program beside the package
-from text_videos import NAMES, Spelled, TextMix, TextVideos, in_words  # noqa: E402
+from text_videos import NAMES, Spelled, TextMix, TextVideos, in_words  # noqa: E402 - beside the package
 
+example = helpers.program(FOLDER / "run.py")
 pytestmark = pytest.mark.slow
 
 

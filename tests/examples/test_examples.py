@@ -1,6 +1,5 @@
 """Every script of examples/ runs from end to end, and its result holds what its docstring promises."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -8,6 +7,8 @@ import pytest
 
 from longcompress.compression.baselines import METHODS
 from longcompress.synthetic.scenes import OBJECTS
+
+import helpers
 
 pytestmark = pytest.mark.slow
 
@@ -21,11 +22,7 @@ TESTED |= {
 
 
 def example(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return helpers.program(FOLDER / f"{name}.py")
 
 
 def test_every_example_has_a_test():

@@ -5,7 +5,6 @@ The unit of work is examples/many_workers.py's: a stub in the place of decoding 
 
 import contextlib
 import errno
-import importlib.util
 import os
 import signal
 import socket
@@ -23,20 +22,14 @@ import ray
 from longcompress.train.shards import make as shards
 from longcompress.train.shards import ray as shards_ray
 
+import helpers
+
 pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "many_workers.py"
 
 
-def example():
-    """The example; not in sys.modules, so that Ray's workers get its functions by value."""
-    spec = importlib.util.spec_from_file_location("example_many_workers", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-many = example()
+many = helpers.program(SCRIPT)  # Ray's workers get its functions by value
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +195,8 @@ import sys, time
 sys.path.insert(0, {str(SCRIPT.parent)!r})
 import many_workers as many
 from longcompress.train.shards import ray as shards_ray
+
+import helpers
 
 def slow(record, folder, model, kind):
     from many_workers import stub
