@@ -258,5 +258,8 @@ def test_the_recipe_trains_both_heads_and_saves_them(tiny_clips, tmp_path):
     for name, value in further.llm.project.state_dict().items():
         same[name.partition(".")[0]] &= torch.equal(value, tiny.llm.project.state_dict()[name])
     assert same == {"video": True, "audio": False}
+    unknown = replace(more, duet=replace(duet, projectors=("smell",)))
+    with pytest.raises(ValueError, match=r"duet.projectors must be of \['video', 'audio'\], got \['smell'\]"):
+        train_tiny(tmp_path / "more", unknown, start="lm")
     with pytest.raises(ValueError, match=r"duration_s must be a multiple of segments.length_s = 10"):
         make_live_clips(tiny, [7], 25.0, {"*": 1}, progress=False)

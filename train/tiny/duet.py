@@ -287,10 +287,12 @@ def train_duet(
         options: of `Engine.arguments`.
 
     Raises:
-        ValueError: there is no stage, or a parameter gets no gradient.
+        ValueError: there is no stage, no such projector, or a parameter gets no gradient.
     """
     if not config.mixes:
         raise ValueError("duet.mixes must have a stage, got none")
+    if unknown := sorted(set(config.projectors) - set(model.llm.project)):
+        raise ValueError(f"duet.projectors must be of {[*model.llm.project]}, got {unknown}")
     model.requires_grad_(False)
     model.llm.requires_grad_(True)
     model.llm.project.requires_grad_(False)
