@@ -196,8 +196,6 @@ sys.path.insert(0, {str(SCRIPT.parent)!r})
 import many_workers as many
 from longcompress.train.shards import ray as shards_ray
 
-import helpers
-
 def slow(record, folder, model, kind):
     from many_workers import stub
     if record.key > "v0000010":
