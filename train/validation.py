@@ -39,10 +39,10 @@ class Validation:
         try:
             examples = [example for loaded in self.batches for example in loaded.examples]
             keys = [key for loaded in self.batches for key in loaded.keys]
-            duets = [duet for loaded in self.batches for duet in loaded.duets]
             if self.task is None:
                 signals = signals_of(self.model, examples, keys)
             else:
+                duets = [duet for loaded in self.batches for duet in loaded.duets]
                 signals = duet_signals_of(self.model, self.task, duets, keys)
             answers = self.answers()
         finally:

@@ -274,8 +274,8 @@ def train_duet(
     model: LongCompress, clips: Sequence[LiveClip], config: DuetConfig, out: Path, engine: Engine, *,
     detail: dict[str, int], resume: Path | None = None, **options: Any,
 ) -> bool:  # fmt: skip
-    """Train the language model and the heads of a model (`with_heads`); encoders stay. False: it
-    was stopped, with a checkpoint in `out`.
+    """Train the language model and the heads of a model (`with_heads`); encoders stay. False: it was stopped,
+    with a checkpoint in `out`.
 
     Args:
         model: is changed.

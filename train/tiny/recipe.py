@@ -125,7 +125,7 @@ def train_tiny(out: str | Path, recipe: TinyRecipe | None = None, *, start: Stag
             save_clips(make_clips(*options, **recipe.scenes), out / CLIPS)
     assert trained.folder is not None
     known = trained.folder / HEADS  # tiny-duet has none: its encoders are tiny's
-    heads = load_file(known) if known.is_file() else {}
+    heads = load_file(known) if recipe.kind != "duet" or known.is_file() else {}
     if recipe.kind == "duet":
         model = with_heads(trained)
         clips = load_clips(out / CLIPS, LIVE_CLIP_CLASSES)
