@@ -97,7 +97,9 @@ class LongCompress(nn.Module):
         if llm is not None:
             self.llm = llm
         self.folder = folder
-        self._identity: tuple[Any, str] | None = None  # (what it depends on, the hash)
+        self._identity: dict[
+            bool, tuple[Any, str]
+        ] = {}  # of encoders alone, or not: what it depends on, the hash
 
     def __getattr__(self, name: str) -> Any:
         if name == "llm" and "llm" not in self._modules:
@@ -381,15 +383,17 @@ class LongCompress(nn.Module):
         budget = config.budget.tokens if budget is None else budget
         return estimate(duration_s, budget=budget, config=config, shape=shape)
 
-    def identity(self, *, features: bool = False) -> str:
+    def identity(self, *, features: bool = False, encoders: bool = False) -> str:
         """A hash of what gives its tokens their meaning: config and weights of encoders and global memory.
-        Of `features`, as shards hold them, without what makes global tokens out of them.
+        Of `features`, as shards hold them, without what makes global tokens out of them; of `encoders` alone
+        without summaries too.
 
         Weights are sampled as bfloat16, so that the hash is quick and the same in every dtype. It is kept
         until the config or a weight changes: torch counts the changes of a tensor in `_version`.
         """
         config = self.config
-        derived = features and config.memory.kind != "mean"  # of the features, whenever a budget is
+        # global tokens are made of the features, whenever a budget is
+        derived = encoders or (features and config.memory.kind != "mean")
         used: dict[str, Any] = {"memory": to_dict(MemoryConfig("none") if derived else config.memory)}
         del used["memory"]["dtype"]
         for stream in self.encoders:
@@ -404,9 +408,9 @@ class LongCompress(nn.Module):
         states = [getattr(part, "state", part.state_dict)() for part in parts]
         values = [item for state in states for item in sorted(state.items())]
         key = (text, tuple((v.data_ptr(), 0 if v.is_inference() else v._version) for _, v in values))
-        if self._identity is None or self._identity[0] != key:
-            self._identity = key, _digest(text, values)
-        return self._identity[1]
+        if derived not in self._identity or self._identity[derived][0] != key:
+            self._identity = self._identity | {derived: (key, _digest(text, values))}
+        return self._identity[derived][1]
 
     def settings(self) -> str:
         """A hash of what decides, besides `identity` and a budget, which tokens a video gets."""

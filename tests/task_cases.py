@@ -9,6 +9,7 @@ from longcompress.eval.tasks.synthetic import (
     synthesize_needles,
     synthesize_places,
     synthesize_qa,
+    synthesize_whole,
 )
 from longcompress.eval.tasks.synthetic_alerts import synthesize_alerts
 from longcompress.eval.tasks.synthetic_events import synthesize_events
@@ -174,6 +175,8 @@ NEEDLES, ASKED = synthesize_needles(0, 300.0)[1], synthesize_qa(0, 300.0)[1]
 PLACES = synthesize_places(0, 300.0)[1]
 NUM_LETTERS = sum(example.truth.kind == "letter" for example in PLACES)
 HEARD = synthesize_heard(0, 300.0)[1]
+WHOLE = synthesize_whole(0, 300.0)[1]
+NUM_NEVER = sum(example.truth.kind == "never" for example in WHOLE)
 NUM_SEEN = sum(needle.truth.kind == "when_seen" for needle in NEEDLES)
 
 
@@ -335,6 +338,12 @@ CASES = {
         {"p.jsonl": drawn_answers("synthetic_qa", ASKED, ["when_seen", "when_heard", "binding"], "when?")},
         [f"synthetic_qa-5min-0-{i}" for i in range(len(ASKED))], (len(ASKED) - SPANS, 1, SPANS),
         {"score": 0.0, "score/kind/when_seen": 0.0, "error_s": None},
+    ),
+    "synthetic_whole": (
+        {"run.jsonl": json.dumps(SYNTHETIC) + "\n"},
+        {"p.jsonl": drawn_answers("synthetic_whole", WHOLE, ["never"])},
+        [f"synthetic_whole-5min-0-{i}" for i in range(len(WHOLE))], (len(WHOLE) - NUM_NEVER, 1, 0),
+        {"score/kind/never": 1.0, "score/kind/count": 0.0, "num/kind/never": NUM_NEVER},
     ),
     "synthetic_events": (
         {"run.jsonl": json.dumps(SYNTHETIC) + "\n"},

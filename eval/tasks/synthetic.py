@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ...synthetic import places
+from ...synthetic import places, whole
 from ...synthetic.needles import FIRST_SEED, haystack
 from ...synthetic.questions import KINDS, SPAN_KINDS, ask, grade, read_spans
 from ...synthetic.scenes import OBJECTS, SOUNDS, Scene, make_scene
@@ -96,6 +96,12 @@ def synthesize_qa(number: int, seconds: float) -> tuple[Scene, list[Example]]:
     return scene, _examples(scene, seconds, [7, number], KINDS)
 
 
+def synthesize_whole(number: int, seconds: float) -> tuple[Scene, list[Example]]:
+    """A video and questions about all of it."""
+    scene = make_scene(QA_SEED + number, seconds)
+    return scene, _examples(scene, seconds, [9, number], ("count", *whole.KINDS))
+
+
 def _examples(scene: Scene, seconds: float, seed: list[int], kinds: Sequence[str]) -> list[Example]:
     examples, random = [], np.random.default_rng(seed)
     for kind in kinds:
@@ -119,8 +125,7 @@ _FORMS = {
     "while": "Answer with their names, a comma between, or: nothing.",
     "first_after": "Answer with its name only, or: nothing.",
     "count": "Answer with a number only.",
-    "left": "Answer with its name only.",
-    "above": "Answer with its name only.",
+    **dict.fromkeys((*whole.KINDS, "left", "above"), "Answer with its name only."),
     "where": f"Answer with the row ({', '.join(places.ROWS)}) and the column ({', '.join(places.COLUMNS)}).",
     "letter": "Answer with the letter only.",
     "between": "Answer with each name and its first and last second, like this: red ball 3 to 7, bell 12 to "
@@ -228,10 +233,12 @@ ABOUT_NEEDLE = (
 )
 ABOUT_PLACES = "when, where, further left, higher and letters, on synthetic videos without audio"
 ABOUT_HEARD = "as synthetic_places, with audio, and when a sound is heard"
+ABOUT_WHOLE = "what comes first of all, most often, never, and how often, on synthetic videos"
 ABOUT_QA = "questions of seven kinds on synthetic videos: when, while, count, first after, between"
 TASKS = {
     "needle": _task("needle", synthesize_needles, "recall", ABOUT_NEEDLE),
     "synthetic_places": _task("synthetic_places", synthesize_places, "score", ABOUT_PLACES),
     "synthetic_places_heard": _task("synthetic_places_heard", synthesize_heard, "score", ABOUT_HEARD),
     "synthetic_qa": _task("synthetic_qa", synthesize_qa, "score", ABOUT_QA),
+    "synthetic_whole": _task("synthetic_whole", synthesize_whole, "score", ABOUT_WHOLE),
 }

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import places
+from . import places, whole
 from .scenes import OBJECTS, SOUNDS, SceneEvent
 
 Span = tuple[float, float]
@@ -55,7 +55,7 @@ _WORDS = sorted(set(re.findall(r"\b(?<!{)\w+", _FORMS)))
 VOCABULARY = (*OBJECTS, *SOUNDS, *_WORDS, "to", NOTHING, "?", ",", *"0123456789")
 """All words of questions and answers, besides whole numbers; the name of an object is a unit."""
 
-_FORMS_OF = TEMPLATES | places.TEMPLATES
+_FORMS_OF = TEMPLATES | places.TEMPLATES | whole.TEMPLATES
 _SPAN = re.compile(r"(\d+)\s*(?:to|-)\s*(\d+)")
 _ITEM = re.compile(r"([a-z]+(?: [a-z]+)?)\s+" + _SPAN.pattern)
 
@@ -64,7 +64,7 @@ _ITEM = re.compile(r"([a-z]+(?: [a-z]+)?)\s+" + _SPAN.pattern)
 class Question:
     """A question and its only right answer."""
 
-    kind: str  # of KINDS or places.KINDS
+    kind: str  # of KINDS, places.KINDS or whole.KINDS
     text: str  # as printed, with offset_s added to all times
     answer: str  # likewise
     spans: tuple[Span, ...] = ()  # true seconds: a span for SPAN_KINDS, a span for each item of "between"
@@ -95,8 +95,8 @@ def ask(
     """At most `num` distinct questions about a video, each with a unique answer. Objects that share colour or
     shape with another object of the video are asked about more often.
 
-    The kinds, of KINDS and places.KINDS, are sampled evenly or by weight, and with `paraphrase` their
-    wording; `offset_s`, a multiple of 10, is added to all printed times.
+    The kinds, of KINDS, places.KINDS and whole.KINDS, are sampled evenly or by weight, and with `paraphrase`
+    their wording; `offset_s`, a multiple of 10, is added to all printed times.
     """
     weights = dict(kinds) if isinstance(kinds, Mapping) else dict.fromkeys(kinds, 1.0)
     if unknown := set(weights) - set(_FORMS_OF):
@@ -284,7 +284,11 @@ def _between(video: _Video, generator: np.random.Generator) -> Iterator[_Fact]:
         )
 
 
-def _places(kind: str, video: _Video) -> Iterator[_Fact]:
+def _other(kind: str, video: _Video) -> Iterator[_Fact]:
+    if kind in whole.KINDS:
+        for slots, answer in whole.facts(kind, video.objects, video.sounds):
+            yield _Fact(slots, answer, names=(answer,))
+        return
     for slots, answer in places.facts(kind, video.objects):
         if "second" in slots:
             slots["second"] += video.offset_s
@@ -305,7 +309,7 @@ def _ordered(kind: str, video: _Video, generator: np.random.Generator) -> Iterat
     """All facts of a kind in the order to ask them: shuffled, hard ones earlier."""
     if kind == "between":
         return _between(video, generator)
-    facts = list(_FINDERS[kind](video) if kind in _FINDERS else _places(kind, video))
+    facts = list(_FINDERS[kind](video) if kind in _FINDERS else _other(kind, video))
     num_words = Counter(word for name in video.objects for word in name.split())
     ranks = generator.random(len(facts))
     for i, fact in enumerate(facts):

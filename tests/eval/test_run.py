@@ -184,7 +184,7 @@ def test_each_task_and_prompt_to_its_end(model, tmp_path, monkeypatch, task, pro
     scored = score_files(task, files, summary["predictions"], how, durations=lengths, num_draws=20)
     assert (scored["num_missing"], scored["num_unknown"]) == (0, 0)
     assert scored["unparsed"] == summary["unparsed"]
-    of_words = task == "needle" or task.startswith(("synthetic_places", "synthetic_qa"))
+    of_words = task == "needle" or task.startswith(("synthetic_places", "synthetic_qa", "synthetic_whole"))
     assert bool(summary["unparsed"]) == of_words
     each = {example["id"]: example["score"] for example in lines(out)[1:]}
     if "{question}" in prompt:

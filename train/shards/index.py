@@ -19,6 +19,7 @@ from .tar import Member, members_in, read_members, sha256_of
 
 INDEX = "index.json"
 FORMAT = 1
+SAME = ("identity", "segments", "merge")  # what all samples are made with
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -242,12 +243,10 @@ def index_of(place: Place, paths: Iterable[Path]) -> Index:
                 described = {n: m for n, m in members.items() if n == JSON}
                 content = read_json(read_members(file, described), where)
                 made_with = features_of(content, where) if content.get("features") else {}
-                same: dict[str, Any] = {
-                    k: made_with[k] for k in ("identity", "segments", "merge") if k in made_with
-                }
-                if features is not None and same != features:
+                known: dict[str, Any] = {k: made_with[k] for k in (*SAME, "encoders") if k in made_with}
+                if features is not None and any(known.get(k) != features.get(k) for k in SAME):
                     raise ValueError(f"{where} has other encoders, segments or detail than those before it")
-                features = same
+                features = known | (features or {})
                 tokens = {name: stream["tokens"] for name, stream in made_with.get("streams", {}).items()}
                 duration_s = _seconds(made_with.get("duration_s") or content.get("duration_s"), where)
                 entries.append(Entry(key, number, members, duration_s, tokens))

@@ -66,7 +66,8 @@ def members_of(
         packed = {k: v.detach().cpu().contiguous() for k, v in sorted(tensors.items())}
         out[f"{name}.safetensors"] = to_bytes(packed)
     features = {
-        "format": FORMAT, "identity": model.identity(features=True),
+        "format": FORMAT,
+        "identity": model.identity(features=True), "encoders": model.identity(encoders=True),
         "segments": to_dict(model.config.segments), "merge": to_dict(model.config.merge),
         "media": sampling(model), "duration_s": duration_s,
         "chunks": chunks, "streams": streams,
@@ -80,7 +81,7 @@ class Sample:
     """A sample as it is read."""
 
     record: dict[str, Any]  # the video and its annotations, as JSON
-    features: dict[str, Any]  # how they were made: format, identity, segments, merge, duration_s, streams
+    features: dict[str, Any]  # how they were made: format, identity, encoders, segments, merge, streams, ...
     chunks: list[Chunk]  # the merged tokens, x in float32
     num_frames: dict[str, int]  # stream -> frames or windows
     memory: dict[str, Mean]  # stream -> state of its global tokens
@@ -88,7 +89,8 @@ class Sample:
 
     def state(self, empty: MergeState) -> MergeState:
         """The features in a state like `empty` (`LongCompress.merge_state`), to compress to any budget."""
-        parts: dict[str, Any] = {"chunks": self.chunks, "num_frames": self.num_frames, "memory": self.memory}
+        memory = {name: m for name, m in self.memory.items() if name in empty.global_memory.summaries}
+        parts: dict[str, Any] = {"chunks": self.chunks, "num_frames": self.num_frames, "memory": memory}
         return replace(empty, duration_s=self.features["duration_s"], **parts)
 
 
@@ -189,6 +191,7 @@ class Needs:
 
     model: str  # its name
     identity: str
+    summaries: bool  # global tokens are made of the encoders' own; else features with or without them will do
     segments: dict[str, Any]
     media: dict[str, Any] | None  # how frames are sampled; None: any
 
@@ -196,13 +199,16 @@ class Needs:
     def of(cls, model: LongCompress) -> "Needs":
         """A model's."""
         media = sampling(model) if sampling_hint({"media": None}, model) else None
-        return cls(model.config.name, model.identity(features=True), to_dict(model.config.segments), media)
+        identity, summaries = model.identity(features=True), model.config.memory.kind == "mean"
+        return cls(model.config.name, identity, summaries, to_dict(model.config.segments), media)
 
     def check(self, features: Mapping[str, Any], where: str) -> None:
         """ValueError unless features were made by these encoders and cut into these segments."""
-        if features.get("identity") != self.identity:
+        name = "identity" if self.summaries or "encoders" not in features else "encoders"
+        if features.get(name) != self.identity:
+            hint = ", with the summaries that memory.kind mean is made of" if self.summaries else ""
             raise ValueError(
-                f"{where}: features of other encoders than model {self.model!r} has; make them again"
+                f"{where}: features of other encoders than model {self.model!r} has; make them again{hint}"
             )
         if features.get("segments") != self.segments:
             raise ValueError(
