@@ -135,32 +135,32 @@ def test_shards_of_encoders_alone_serve_every_form_that_is_made_of_them(folder, 
 @pytest.mark.parametrize("kind", [*FORMS, "none"])
 def test_shards_with_summaries_serve_the_forms_that_need_none(folder, tmp_path, kind):
     mean = model_of("mean")
-    made = write(tmp_path / "mean", [sample(mean, i, two_events(i)) for i in range(8)])
+    shards = write(tmp_path / "mean", [sample(mean, i, two_events(i)) for i in range(8)])
     model = model_of(kind)
-    whole, own = (next(iter(data_of(where, model))).examples for where in (made, folder))
+    whole, own = (next(iter(data_of(where, model))).examples for where in (shards, folder))
     names = set() if kind == "none" else {"video", "audio"}
-    for one, other in zip(whole, own, strict=True):
-        assert one.turns == other.turns and {*one.video.globals} == {*other.video.globals} == names
-        assert all(torch.equal(one.video.globals[n], other.video.globals[n]) for n in names)
-        assert all(torch.equal(t.x, other.video.streams[n].x) for n, t in one.video.streams.items())
-    assert next(iter(data_of(made, mean))).examples[0].video.globals
+    for left, right in zip(whole, own, strict=True):
+        assert left.turns == right.turns and {*left.video.globals} == {*right.video.globals} == names
+        assert all(torch.equal(left.video.globals[n], right.video.globals[n]) for n in names)
+        assert all(torch.equal(t.x, right.video.streams[n].x) for n, t in left.video.streams.items())
+    assert next(iter(data_of(shards, mean))).examples[0].video.globals
     with torch.no_grad():
         next(model.video.parameters()).add_(1.0)
-    with pytest.raises(ValueError, match=r"features of other encoders than model 'test' has; .* again$"):
-        data_of(made, model)
+    with pytest.raises(ValueError, match=r"features of right encoders than model 'test' has; .* again$"):
+        data_of(shards, model)
 
 
 def test_shards_of_before_this_hash_are_refused_as_they_were(folder, tmp_path):
     """An index without "encoders" knows one identity."""
     mean = model_of("mean")
-    made = write(tmp_path / "mean", [sample(mean, i, two_events(i)) for i in range(8)])
-    path = made / "index.json"
+    shards = write(tmp_path / "mean", [sample(mean, i, two_events(i)) for i in range(8)])
+    path = shards / "index.json"
     content = json.loads(path.read_text())
     assert content["features"].pop("encoders") != content["features"]["identity"]
     path.write_text(json.dumps(content))
-    assert data_of(made, mean)
+    assert data_of(shards, mean)
     with pytest.raises(ValueError, match="features of other encoders"):
-        data_of(made, model_of("none"))
+        data_of(shards, model_of("none"))
 
 
 def test_other_forms_have_nothing_to_train(folder):
