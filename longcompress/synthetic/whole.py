@@ -13,7 +13,7 @@ from .scenes import OBJECTS, SOUNDS, SceneEvent
 # By kind of question; the first form is the one that evaluation uses.
 TEMPLATES = {
     "first": ("What is {sense} first of all?",),
-    "most": ("What is {sense} most often?",),
+    "commonest": ("What is {sense} most often?",),
     "never": ("Which is never {sense}, the {name} or the {other}?",),
 }
 KINDS = tuple(TEMPLATES)

@@ -22,10 +22,10 @@ def sense_of(text: str) -> str:
 
 def starts(events) -> dict[str, dict[str, list[float]]]:
     """Sense -> name -> starts."""
-    found: dict[str, dict[str, list[float]]] = {"seen": defaultdict(list), "heard": defaultdict(list)}
+    by_sense: dict[str, dict[str, list[float]]] = {"seen": defaultdict(list), "heard": defaultdict(list)}
     for event in events:
-        found["seen" if event.kind == "video" else "heard"][event.name].append(event.start_s)
-    return found
+        by_sense["seen" if event.kind == "video" else "heard"][event.name].append(event.start_s)
+    return by_sense
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -33,13 +33,13 @@ def test_truths_are_those_of_the_events(seed):
     events = make_scene(seed, 180.0).events
     by_sense = starts(events)
     for question in asked(events, "first"):
-        begin = sorted((min(at), name) for name, at in by_sense[sense_of(question.text)].items())
-        assert question.answer == begin[0][1] and begin[1][0] - begin[0][0] >= 1
-    for question in asked(events, "most"):
-        (name, most), (_, next_most) = Counter(
+        order = sorted((min(at), name) for name, at in by_sense[sense_of(question.text)].items())
+        assert question.answer == order[0][1] and order[1][0] - order[0][0] >= 1
+    for question in asked(events, "commonest"):
+        (name, times), (_, fewer) = Counter(
             {name: len(at) for name, at in by_sense[sense_of(question.text)].items()}
         ).most_common(2)
-        assert question.answer == name and most > next_most
+        assert question.answer == name and times > fewer
     never = asked(events, "never")
     for question in never:
         named = by_sense[sense_of(question.text)]
@@ -56,15 +56,15 @@ def test_what_is_not_clear_is_not_asked():
         return SceneEvent(start_s, start_s + 4, "audio", name)
 
     near = [sound(10.0, "bell"), sound(10.5, "drum"), sound(30.0, "bell"), sound(40.0, "drum")]
-    assert asked(near, "first") == asked(near, "most") == []
+    assert asked(near, "first") == asked(near, "commonest") == []
     apart = [*near, sound(5.0, "hum"), sound(60.0, "bell")]
     assert [(q.text, q.answer) for q in asked(apart, "first")] == [("What is heard first of all?", "hum")]
-    assert [q.answer for q in asked(apart, "most")] == ["bell"]
+    assert [q.answer for q in asked(apart, "commonest")] == ["bell"]
     assert asked([], "never") == asked([sound(1.0, "bell")], "first") == []
 
 
 def test_grades_and_kinds():
-    (question,) = [q for q in asked(make_scene(3, 180.0).events, "most") if "heard" in q.text]
+    (question,) = [q for q in asked(make_scene(3, 180.0).events, "commonest") if "heard" in q.text]
     assert grade(question, f"{question.answer.upper()}.")["score"] == 1.0
     other = next(name for name in SOUNDS if name != question.answer)
     assert grade(question, other) == {"parsed": True, "score": 0.0, "exact": False}

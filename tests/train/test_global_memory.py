@@ -146,7 +146,7 @@ def test_shards_with_summaries_serve_the_forms_that_need_none(folder, tmp_path, 
     assert next(iter(data_of(shards, mean))).examples[0].video.globals
     with torch.no_grad():
         next(model.video.parameters()).add_(1.0)
-    with pytest.raises(ValueError, match=r"features of right encoders than model 'test' has; .* again$"):
+    with pytest.raises(ValueError, match=r"features of other encoders than model 'test' has; .* again$"):
         data_of(shards, model)
 
 
