@@ -21,12 +21,7 @@ from .media.steps import Steps
 from .memory import VideoMemory, sampling, sampling_hint
 from .model import LongCompress
 from .serialize import pack, unpack
-from .session_events import (
-    Dropped,
-    Reply,
-    SegmentClosed,
-    SessionEvent,
-)
+from .session_events import Dropped, Reply, SegmentClosed, SessionEvent
 from .types import MAX_TIME_S, Answer, Audio, Encoded, Frames, Segment
 
 FORMAT = 7  # of snapshots

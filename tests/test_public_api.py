@@ -95,29 +95,29 @@ MAX_LINES = {
     "eval/lmms": (275, 195),
     "eval/metrics": (1655, 1046),
     "eval/runner": (1898, 1434),
-    "eval/tasks": (2754, 1917),
+    "eval/tasks": (2758, 1918),
     "kernels": (1571, 1071),
     "kernels/gpu": (2137, 1677),
-    "longcompress": (5320, 3595),
+    "longcompress": (5319, 3592),
     "longcompress/annotate": (1307, 907),
     "longcompress/checkpoints": (1034, 744),
-    "longcompress/cli": (3148, 2126),
-    "longcompress/compression": (1267, 830),
+    "longcompress/cli": (3141, 2119),
+    "longcompress/compression": (1264, 827),
     "longcompress/encoders": (2446, 1738),
     "longcompress/events": (692, 481),
     "longcompress/live": (295, 211),
-    "longcompress/llm": (3537, 2423),
+    "longcompress/llm": (3535, 2421),
     "longcompress/media": (2984, 2196),
     "longcompress/serve": (3074, 2360),
-    "longcompress/synthetic": (1291, 925),
+    "longcompress/synthetic": (1329, 954),
     "train": (2693, 1900),
     "train/data": (1712, 1168),
     "train/imports": (428, 312),
-    "train/shards": (1600, 1140),
-    "train/tiny": (1852, 1343),
+    "train/shards": (1605, 1145),
+    "train/tiny": (1818, 1317),
 }
 # The house is still larger than its goal of (25_000, 17_000) lines. These numbers may only fall.
-MAX_TOTAL = (47_981, 33_911)
+MAX_TOTAL = (47_981, 33_905)
 MAX_FILES = 34  # of ours that compress and ask of a file go through; 31 before two long ones were split
 
 

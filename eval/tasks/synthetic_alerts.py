@@ -34,10 +34,7 @@ def synthesize_alerts(number: int, seconds: float) -> tuple[Scene, list[Example]
     """A video, and requests about what is seen and heard in it, the last of each kind about what isn't."""
     scene = make_scene(QA_SEED + number, seconds)
     random, examples = np.random.default_rng([9, number]), list[Example]()
-    for kind, known, events in (
-        ("seen", OBJECTS, scene.of("video")),
-        ("heard", SOUNDS, scene.of("audio")),
-    ):
+    for kind, known, events in (("seen", OBJECTS, scene.of("video")), ("heard", SOUNDS, scene.of("audio"))):
         names = sorted({event.name for event in events})
         others = sorted(set(known) - set(names))
         chosen = [*random.permutation(names)[: NUM_REQUESTS - 1], *random.permutation(others)[:1]]

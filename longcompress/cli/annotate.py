@@ -8,14 +8,7 @@ from typing import Any, Literal
 
 from ..annotate import make
 from ..annotate.boundaries import BoundaryConfig
-from ..annotate.captions import (
-    PROMPT,
-    Captioner,
-    Endpoint,
-    EndpointDown,
-    function_captioner,
-    model_captioner,
-)
+from ..annotate.captions import PROMPT, Captioner, Endpoint, EndpointDown, function_captioner, model_captioner
 from ..llm.transcriber import Transcriber
 from ..model import LongCompress
 from .common import Failed, ModelOptions, complain, folder_of, load_model, reading

@@ -71,10 +71,7 @@ def seat_order(encoded: Encoded, config: MergeConfig, first_frame: int, keep_ass
 
 
 def merge(
-    groups: Sequence[Group],
-    keep: Sequence[int],
-    config: MergeConfig,
-    schedule: Schedule | None = None,
+    groups: Sequence[Group], keep: Sequence[int], config: MergeConfig, schedule: Schedule | None = None
 ) -> list[Group]:
     """Each group of a stream merged to min(keep, n) tokens, in a single plan and a single pass over x.
 

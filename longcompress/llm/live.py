@@ -270,9 +270,7 @@ def parts_of(llm: CausalLM | StockLM) -> Parts:
 
 
 def lay_out_live(
-    parts: Parts,
-    past: CompressedVideo | None,
-    rows: Sequence[Mapping[str, Tokens] | list[int]],
+    parts: Parts, past: CompressedVideo | None, rows: Sequence[Mapping[str, Tokens] | list[int]]
 ) -> list[Part]:
     """The parts of a live context, as a session reads them one after the other.
 

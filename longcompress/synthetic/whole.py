@@ -1,8 +1,4 @@
-"""Questions about a whole video: kinds that `questions.ask` knows besides its KINDS.
-
-What comes first of all, what comes most often, which of two never comes. Only what is clear is asked: the
-first begins FIRST_S before the next, no two are equally frequent. The embedded model does not know them.
-"""
+"""Kinds of `questions.ask` about a whole video, where clear by GAP: what comes first, most often, never."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
@@ -17,7 +13,7 @@ TEMPLATES = {
     "never": ("Which is never {sense}, the {name} or the {other}?",),
 }
 KINDS = tuple(TEMPLATES)
-FIRST_S = 1.0
+GAP = 1  # of seconds between the first and the next, or of times
 
 Named = Mapping[str, Sequence[SceneEvent]]
 
@@ -30,11 +26,9 @@ def facts(kind: str, objects: Named, sounds: Named) -> Iterator[tuple[dict[str, 
                 if (name in named) != (other in named):
                     yield {"sense": sense, "name": name, "other": other}, other if name in named else name
             continue
-        ranks = sorted((_rank(kind, events), name) for name, events in named.items())
-        gap = FIRST_S if kind == "first" else 1
-        if len(ranks) > 1 and ranks[1][0] - ranks[0][0] >= gap:
+        ranks = sorted(
+            (min(e.start_s for e in events) if kind == "first" else -len(events), name)
+            for name, events in named.items()
+        )
+        if len(ranks) > 1 and ranks[1][0] - ranks[0][0] >= GAP:
             yield {"sense": sense}, ranks[0][1]
-
-
-def _rank(kind: str, events: Sequence[SceneEvent]) -> float:
-    return min(event.start_s for event in events) if kind == "first" else -len(events)

@@ -1,13 +1,7 @@
-"""How well a stock model answers about synthetic videos that nothing is merged in.
+"""How well a stock model answers about unseen synthetic videos that nothing is merged in."""
 
-`python -m longcompress.train.tiny.vl_score FOLDER [videos]` prints it, of unseen videos of 20 to 60 seconds.
-"""
-
-import json
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +9,6 @@ import torch
 from ...compression.baselines import spend
 from ...llm import CompressedVideo
 from ...model import LongCompress
-from ...presets import load
 from ...synthetic import places
 from ...synthetic.questions import ask, grade
 from .clips import make_clips
@@ -38,14 +31,8 @@ def score_answers(
     kinds = kinds or (*KINDS, *[HEARD] * ("audio" in model.media))
     scores, answers = defaultdict(list), defaultdict(list)
     for number in range(num_videos):
-        (clip,) = make_clips(
-            model,
-            [first_seed + number],
-            seconds[number % len(seconds)],
-            {"*": 1},
-            progress=False,
-            letters=True,
-        )
+        seed, length = first_seed + number, seconds[number % len(seconds)]
+        (clip,) = make_clips(model, [seed], length, {"*": 1}, progress=False, letters=True)
         streams = spend("full", list(clip.segments), 0, model.config.budget)
         video = CompressedVideo(streams, {}, sum(map(len, streams.values())), clip.duration_s)
         asked = []
@@ -53,9 +40,7 @@ def score_answers(
             generator = np.random.default_rng([first_seed, number])
             asked += ask(clip.events, clip.duration_s, num=questions, generator=generator, kinds=[kind])
         if asked:
-            texts = model.llm.answer(
-                model.llm.prefill(video), [question.text for question in asked], max_new_tokens=12
-            )
+            texts = model.llm.answer(model.llm.prefill(video), [q.text for q in asked], max_new_tokens=12)
             for question, text in zip(asked, texts, strict=True):
                 scores[question.kind].append(grade(question, text)["score"])
                 answers[question.kind].append(question.answer)
@@ -65,22 +50,3 @@ def score_answers(
 def _summary(scores: list[float], answers: list[str]) -> dict[str, float]:
     commonest = max(answers.count(answer) for answer in set(answers)) / len(answers)
     return {"score": round(float(np.mean(scores)), 3), "n": len(scores), "commonest": round(commonest, 3)}
-
-
-def main(words: Sequence[str]) -> dict[str, Any]:
-    """Print the scores of the model in a folder."""
-    torch.set_num_threads(1)
-    scores: dict[str, Any] = score_answers(
-        load(words[0], device="cpu"), int(words[1]) if len(words) > 1 else 100
-    )
-    of_places = [kind for kind in places.KINDS if kind in scores and kind != "letter"]
-    count = sum(scores[kind]["n"] for kind in of_places)
-    if count:
-        mean = sum(scores[kind]["score"] * scores[kind]["n"] for kind in of_places) / count
-        scores["places"] = {"score": round(mean, 3), "n": count}
-    print(json.dumps(scores))
-    return scores
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
