@@ -54,6 +54,23 @@ def test_names_that_were_never_trained_are_reported_beside_chance(figures):
     assert names["answers"] == 62 and names["swapped_less_own"] == names["swapped"] - names["own"]
 
 
+def test_our_tokens_are_better_than_random_ones_beside_each_other():
+    path = FILE.parent / "compare" / "compare.jsonl"
+    if not path.is_file():
+        pytest.skip(f"no {path}: `make test-learns` makes it")
+    rows = {(row["method"], row["budget"]): row for row in map(json.loads, path.read_text().splitlines())}
+    methods, budgets = ("ours", "kmeans", "longvlm", "pool", "random"), ("50%", "25%", "10%")
+    assert {*rows} == {("full", "all"), *((method, budget) for method in methods for budget in budgets)}
+    assert all(row["num"] == 192 and row["num_failed"] == 0 for row in rows.values())
+    for (method, budget), row in rows.items():
+        if method not in ("full", "ours"):
+            assert row["gain"]["low"] <= row["gain"]["mean"] <= row["gain"]["high"]
+            assert row["num_tokens"] <= rows["ours", budget]["num_tokens"]
+    for method in ("pool", "random"):  # by paired intervals over videos
+        assert rows[method, "25%"]["gain"]["low"] > 0 and rows[method, "10%"]["gain"]["low"] > 0
+    assert rows["ours", "25%"]["mean"] > rows["full", "all"]["mean"] - 0.1
+
+
 def captions(part):
     """The captions of a part's photos."""
     lines = (FILE.parent / "media" / part / "records.jsonl").read_text().splitlines()

@@ -43,9 +43,9 @@ def questions(scene: Scene, generator: np.random.Generator) -> list[tuple[str, s
     return [(question.text, question.answer) for question in asked]
 
 
-def with_memory(config: MemoryConfig) -> LongCompress:
+def with_memory(config: MemoryConfig, seed: int = 0) -> LongCompress:
     """The embedded model with other global tokens; learned queries are new."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = load("tiny", device="cpu")
     widths = {name: encoder.width for name, encoder in model.encoders.items()}
     model.config = replace(model.config, memory=config)
@@ -53,13 +53,13 @@ def with_memory(config: MemoryConfig) -> LongCompress:
     return model
 
 
-def learn(form: str, shards: Path, out: Path, steps: int | None) -> None:
+def learn(form: str, shards: Path, out: Path, steps: int | None, seed: int) -> None:
     """Train a form, from its last checkpoint if it has any; its model is in out/model."""
     recipe = load_config(StageRecipe, HERE / "learn.yaml")
-    recipe = replace(recipe, shards=[str(shards)], steps=steps or recipe.steps)
+    recipe = replace(recipe, shards=[str(shards)], steps=steps or recipe.steps, seed=seed)
     if form == "learned":
         recipe = replace(recipe, train=[*recipe.train, "memory"], rates={**recipe.rates, "memory": 0.01})
-    train_stage(with_memory(FORMS[form]), recipe, out, resume=last_checkpoint(out) is not None)
+    train_stage(with_memory(FORMS[form], seed), recipe, out, resume=last_checkpoint(out) is not None)
 
 
 def longcompress(*words: str) -> None:
@@ -75,6 +75,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--forms", nargs="*", choices=list(FORMS), default=list(FORMS))
     parser.add_argument("--videos", type=int, default=400, help="synthetic videos to train on")
     parser.add_argument("--minutes", type=float, default=3.0, help="length of each")
+    parser.add_argument("--seed", type=int, default=0, help="of training")
     parser.add_argument("--test-videos", type=int, default=100)
     parser.add_argument("--steps", type=int, help="of every form, to try the command")
     options = parser.parse_args(words)
@@ -87,7 +88,7 @@ def main(words: Sequence[str] | None = None) -> None:
     for form in options.forms:
         model = out / form / "model"
         if not (model / "config.json").is_file():
-            learn(form, shards, out / form, options.steps)
+            learn(form, shards, out / form, options.steps, options.seed)
         longcompress(
             "eval", "run", "synthetic_whole", "--model", str(model), "--device", "cpu",
             "--minutes", f"{options.minutes:g}", "--num-videos", str(options.test_videos),
