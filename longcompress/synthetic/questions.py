@@ -55,7 +55,7 @@ _WORDS = sorted(set(re.findall(r"\b(?<!{)\w+", _FORMS)))
 VOCABULARY = (*OBJECTS, *SOUNDS, *_WORDS, "to", NOTHING, "?", ",", *"0123456789")
 """All words of questions and answers, besides whole numbers; the name of an object is a unit."""
 
-_FORMS_OF = TEMPLATES | places.TEMPLATES | whole.TEMPLATES
+_FORMS_OF = TEMPLATES | whole.TEMPLATES | places.TEMPLATES
 _SPAN = re.compile(r"(\d+)\s*(?:to|-)\s*(\d+)")
 _ITEM = re.compile(r"([a-z]+(?: [a-z]+)?)\s+" + _SPAN.pattern)
 
