@@ -97,9 +97,8 @@ class LongCompress(nn.Module):
         if llm is not None:
             self.llm = llm
         self.folder = folder
-        self._identity: dict[
-            bool, tuple[Any, str]
-        ] = {}  # of encoders alone, or not: what it depends on, the hash
+        # of encoders alone or not -> (what it depends on, the hash)
+        self._identity: dict[bool, tuple[Any, str]] = {}
 
     def __getattr__(self, name: str) -> Any:
         if name == "llm" and "llm" not in self._modules:
