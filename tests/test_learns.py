@@ -54,11 +54,10 @@ def test_names_that_were_never_trained_are_reported_beside_chance(figures):
     assert names["answers"] == 62 and names["swapped_less_own"] == names["swapped"] - names["own"]
 
 
+@pytest.mark.usefixtures("figures")
 def test_our_tokens_are_better_than_random_ones_beside_each_other():
-    path = FILE.parent / "compare" / "compare.jsonl"
-    if not path.is_file():
-        pytest.skip(f"no {path}: `make test-learns` makes it")
-    rows = {(row["method"], row["budget"]): row for row in map(json.loads, path.read_text().splitlines())}
+    lines = (FILE.parent / "compare" / "compare.jsonl").read_text().splitlines()
+    rows = {(row["method"], row["budget"]): row for row in map(json.loads, lines)}
     methods, budgets = ("ours", "kmeans", "longvlm", "pool", "random"), ("50%", "25%", "10%")
     assert {*rows} == {("full", "all"), *((method, budget) for method in methods for budget in budgets)}
     assert all(row["num"] == 192 and row["num_failed"] == 0 for row in rows.values())

