@@ -8,13 +8,14 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import runpy
-import socket
 import sys
 import tempfile
 import traceback
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
+
+from torch.distributed import TCPStore
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["torch.distributed.tensor", "longcompress.train.stages", "models"])
@@ -30,13 +31,17 @@ def run(program, *words, num=1, out, timeout=300):
         out: a file for what they write.
         timeout: seconds, after which they are killed.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    store = TCPStore(
+        "127.0.0.1", 0, is_master=True, wait_for_workers=False
+    )  # of the group, as torchrun's agent
     ends, ranks = [SERVER.Pipe() for _ in range(num)], []
     for k, (_, theirs) in enumerate(ends):
         group = {"RANK": k, "LOCAL_RANK": k, "WORLD_SIZE": num, "LOCAL_WORLD_SIZE": num}
-        group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        group |= {
+            "MASTER_ADDR": store.host,
+            "MASTER_PORT": store.port,
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+        }
         ranks.append(_process((program, *words), out, out, group if num > 1 else {}, theirs))
     end = monotonic() + timeout
     for rank, (_, theirs) in zip(ranks, ends, strict=True):

@@ -134,13 +134,13 @@ class Live:
             pass
         return event
 
-    def rest(self) -> int:
-        """All that comes until the server closes; its code."""
+    def rest(self) -> int | None:
+        """All that comes until the server closes; its code, None where the connection was cut."""
         try:
             while True:
                 self.next()
         except ConnectionClosed as error:
-            return error.rcvd.code
+            return error.rcvd and error.rcvd.code
 
 
 def png_of(pixels: np.ndarray) -> bytes:
