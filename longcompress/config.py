@@ -263,15 +263,15 @@ class MemoryConfig:
     """Global tokens, and the memory file.
 
     Attributes:
-        kind: "none"; "mean": running mean of the encoder's summary (LongVLM); "learned": queries that attend
-            over the tokens of closed segments; "coarse": these merged to a few by a tree over all segments;
-            "scales": likewise to 1, 2, 4, ... tokens.
+        kind: "none": no other measured better; "mean": running mean of the encoder's summary (LongVLM);
+            "learned": queries that attend over the tokens of closed segments; "coarse": these merged to a few
+            by a tree over all segments; "scales": likewise to 1, 2, 4, ... tokens.
         num_queries: global tokens of a stream of kinds learned, coarse and scales.
         dtype: of the rows in a memory file: as the model made them (""), "bfloat16", or "int8" with a scale
             for every 64 channels of a row.
     """
 
-    kind: Literal["none", "mean", "learned", "coarse", "scales"] = "mean"
+    kind: Literal["none", "mean", "learned", "coarse", "scales"] = "none"
     num_queries: int = 4
     dtype: Literal["", "bfloat16", "int8"] = ""
 

@@ -18,6 +18,12 @@ def test_a_config_comes_back_from_its_values(tmp_path):
     assert load_config(ModelConfig, path) == config
 
 
+def test_new_models_have_what_measured_best():
+    """docs/results.md has the tables."""
+    config = ModelConfig()
+    assert (config.merge.schedule, config.budget.allocation, config.memory.kind) == ("tree", "height", "none")
+
+
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [

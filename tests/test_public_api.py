@@ -98,17 +98,17 @@ MAX_LINES = {
     "eval/tasks": (2758, 1918),
     "kernels": (1571, 1071),
     "kernels/gpu": (2137, 1677),
-    "longcompress": (5319, 3592),
-    "longcompress/annotate": (1307, 907),
+    "longcompress": (5318, 3590),
+    "longcompress/annotate": (1304, 906),
     "longcompress/checkpoints": (1034, 744),
     "longcompress/cli": (3141, 2119),
     "longcompress/compression": (1264, 827),
     "longcompress/encoders": (2446, 1738),
     "longcompress/events": (692, 481),
     "longcompress/live": (295, 211),
-    "longcompress/llm": (3535, 2421),
-    "longcompress/media": (2984, 2196),
-    "longcompress/serve": (3074, 2360),
+    "longcompress/llm": (3534, 2420),
+    "longcompress/media": (2990, 2199),
+    "longcompress/serve": (3069, 2355),
     "longcompress/synthetic": (1330, 953),
     "train": (2693, 1900),
     "train/data": (1712, 1168),
@@ -117,7 +117,7 @@ MAX_LINES = {
     "train/tiny": (1818, 1317),
 }
 # The house is still larger than its goal of (25_000, 17_000) lines. These numbers may only fall.
-MAX_TOTAL = (47_981, 33_902)
+MAX_TOTAL = (47_978, 33_898)
 MAX_FILES = 34  # of ours that compress and ask of a file go through; 31 before two long ones were split
 
 

@@ -46,6 +46,7 @@ LMS: dict[str, Callable[[Path], Path]] = {"gemma": gemma_270m, "qwen": qwen_05b}
 METHODS = ("full", "ours", "kmeans", "longvlm", "pool", "random")
 BUDGETS = ("50%", "25%", "10%")
 RESULTS = "results.json"
+CORES = str(os.cpu_count() or 1)
 SPENT = threading.local()  # .cpu_s: CPU time of the commands that this thread has run
 
 
@@ -205,6 +206,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, dict]:
                 HERE / "boundary.yaml", out / "boundary", "--model", out / "align" / "model",
                 "--shards", shards / "events_train", "--eval-shards", shards / "events_test",
                 "--steps", str(options.boundary_steps), "--seed", str(options.seed),
+                "--engine.threads", CORES,
             ),
         )  # fmt: skip
         waiting.append(beside.submit(measure))

@@ -17,7 +17,7 @@ import torch
 
 from ..config import MediaConfig
 from ..media import probe, read
-from ..media.thumbnails import read_thumbnails
+from ..media.thumbnails import read_thumbnails, url_of
 from ..model import LongCompress
 from ..types import HALF, Audio
 from ..videos import compress
@@ -220,11 +220,12 @@ class Endpoint:
     def _content(self, clip: Clip) -> list[dict[str, Any]]:
         """Frames, audio and the prompt as parts of a message."""
         content: list[dict[str, Any]] = [
-            {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64," + _base64(jpeg)}}
+            {"type": "image_url", "image_url": {"url": url_of(jpeg)}}
             for jpeg in clip.jpegs(self.frames, self.size_px)
         ]
         if self.audio and (wav := clip.wav()):
-            content.append({"type": "input_audio", "input_audio": {"data": _base64(wav), "format": "wav"}})
+            data = base64.b64encode(wav).decode()
+            content.append({"type": "input_audio", "input_audio": {"data": data, "format": "wav"}})
         return [*content, {"type": "text", "text": prompt_of(clip, self.prompt)}]
 
 
@@ -233,7 +234,3 @@ def _text_of(reply: Any) -> str:
     content = reply["choices"][0]["message"]["content"]
     parts: Sequence[Any] = content if isinstance(content, list) else [{"text": content}]
     return "".join(part["text"] for part in parts)
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()

@@ -1,9 +1,9 @@
 """A video for any model that takes images: its key frames, with their seconds, as OpenAI's messages."""
 
-import base64
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ..media.thumbnails import url_of
 from ..types import Event
 
 
@@ -23,9 +23,8 @@ def messages_of(
     texts = [f"Frames of a video of {duration_s:.1f} s, in time order, each behind its second."]
     content: list[dict[str, Any]] = [{"type": "text", "text": texts[0]}]
     for time_s, jpeg in frames:
-        url = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
         content.append({"type": "text", "text": f"{time_s:.1f} s:"})
-        content.append({"type": "image_url", "image_url": {"url": url}})
+        content.append({"type": "image_url", "image_url": {"url": url_of(jpeg)}})
     if lines := [f"{event.start_s:.1f} to {event.end_s:.1f} s: {event.text}" for event in transcript]:
         content.append({"type": "text", "text": "\n".join(["What is said:", *lines])})
     return [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]

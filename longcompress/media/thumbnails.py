@@ -1,5 +1,6 @@
 """Frames of chosen times as small JPEGs, and back as pixels."""
 
+import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -105,6 +106,11 @@ def to_jpeg(pixels: NDArray[np.uint8], width: int, height: int) -> bytes:
     context.time_base, context.options = Fraction(1, 25), {"qmin": QUALITY, "qmax": QUALITY}
     frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(width, height, "yuvj420p")
     return b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
+
+
+def url_of(jpeg: bytes) -> str:
+    """A JPEG as a data URL."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
 def _aspect(source: Any, config: MediaConfig, protocols: Sequence[str]) -> float:

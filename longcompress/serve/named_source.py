@@ -2,7 +2,6 @@
 names alone."""
 
 import asyncio
-import base64
 import logging
 import threading
 from collections.abc import Callable, Coroutine
@@ -10,7 +9,7 @@ from typing import Any
 
 from ..config import MediaConfig
 from ..media.live import KINDS, kind_of, live_source, name_of
-from ..media.thumbnails import to_jpeg
+from ..media.thumbnails import to_jpeg, url_of
 from ..types import Audio, Frames
 
 log = logging.getLogger(__name__)
@@ -88,5 +87,4 @@ class NamedSource:
 def data_url(frame: Frames) -> str:
     """A frame as a JPEG in a data URL."""
     high, wide = frame.pixels.shape[1:3]
-    jpeg = to_jpeg(frame.pixels[0].numpy(), wide, high)
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+    return url_of(to_jpeg(frame.pixels[0].numpy(), wide, high))

@@ -1,7 +1,6 @@
 """The page that people look at: its files, and what a memory holds as JSON."""
 
 import asyncio
-import base64
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 from torch import Tensor
 
+from ..media.thumbnails import url_of
 from ..memory import VideoMemory, sampling
 from ..model import LongCompress
 from .limits import ApiError, refuse
@@ -75,10 +75,7 @@ def memory_json(key: str, memory: VideoMemory, model: LongCompress) -> dict[str,
         for name, tokens in memory.streams.items()
     }  # fmt: skip
     thumbnails = [
-        {
-            "time_s": thumbnail.time_s, "index": thumbnail.index,
-            "url": "data:image/jpeg;base64," + base64.b64encode(thumbnail.jpeg).decode(),
-        }
+        {"time_s": thumbnail.time_s, "index": thumbnail.index, "url": url_of(thumbnail.jpeg)}
         for thumbnail in memory.thumbnails
     ]  # fmt: skip
     return {
