@@ -38,7 +38,7 @@ def run(program, *words, num=1, out, timeout=300):
     for k, (_, theirs) in enumerate(ends):
         group = {"RANK": k, "LOCAL_RANK": k, "WORLD_SIZE": num, "LOCAL_WORLD_SIZE": num}
         group |= {
-            "MASTER_ADDR": store.host,
+            "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": store.port,
             "TORCHELASTIC_USE_AGENT_STORE": "True",
         }
