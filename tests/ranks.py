@@ -31,17 +31,12 @@ def run(program, *words, num=1, out, timeout=300):
         out: a file for what they write.
         timeout: seconds, after which they are killed.
     """
-    store = TCPStore(
-        "127.0.0.1", 0, is_master=True, wait_for_workers=False
-    )  # of the group, as torchrun's agent
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun's agent has it
     ends, ranks = [SERVER.Pipe() for _ in range(num)], []
     for k, (_, theirs) in enumerate(ends):
         group = {"RANK": k, "LOCAL_RANK": k, "WORLD_SIZE": num, "LOCAL_WORLD_SIZE": num}
-        group |= {
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": store.port,
-            "TORCHELASTIC_USE_AGENT_STORE": "True",
-        }
+        group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port}
+        group |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}  # no rank has a store of its own
         ranks.append(_process((program, *words), out, out, group if num > 1 else {}, theirs))
     end = monotonic() + timeout
     for rank, (_, theirs) in zip(ranks, ends, strict=True):
@@ -116,7 +111,7 @@ def _main(words, files, folder, environment, others):
     atexit._run_exitfuncs()  # multiprocessing runs none
     sys.stdout.flush()
     sys.stderr.flush()
-    if others and code == 0:  # what this rank holds, such as the group's store, the others may still talk to
+    if others and code == 0:  # the others may still talk to it
         others.send(None)
         others.poll(None)
     os._exit(code)
