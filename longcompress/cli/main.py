@@ -11,8 +11,10 @@ import signal
 import sys
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from .. import __version__
@@ -24,6 +26,7 @@ from .demo import demo
 from .parser import Command, Group, find, parse
 from .train import recipe_of, train
 
+_ALIKE = 20  # warnings that are printed of those that say the same of different files
 _QUIET, _VERBOSE = ("-q", "--quiet"), ("-v", "--verbose")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # standard output may be a file too
 
@@ -70,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings(), _ended_in_order():
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")  # peft asks for it
-            warnings.showwarning = lambda message, *_, **__: complain("warning", message)
+            warnings.showwarning = partial(_warn, Counter())
             code = _run(words, any(word in _VERBOSE for word in typed))
             sys.stdout.flush()
             return code
@@ -91,6 +94,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.code if isinstance(error, Failed) else 2
     finally:
         QUIET.reset(quiet)
+
+
+def _warn(counts: Counter[str], message: object, *_: object, **__: object) -> None:
+    counts[kind := str(message).rpartition(": ")[2]] += 1
+    if counts[kind] <= _ALIKE:
+        end = "; more that end so are not printed" if counts[kind] == _ALIKE else ""
+        complain("warning", f"{message}{end}")
 
 
 @contextmanager

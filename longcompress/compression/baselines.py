@@ -61,7 +61,7 @@ def spend(
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     names = stream_order({name for segment in segments for name in segment.streams})
     if method == "full":
-        return {name: Tokens.join(p.tokens for p in _parts(segments, name)) for name in names}
+        return {n: Tokens.join(s.streams[n].tokens for s in segments if n in s.streams) for n in names}
     check_budget(room, len(names))
     joined = [dict(segment.streams) for segment in segments]
     spans = [1] * len(joined)
@@ -88,10 +88,6 @@ def spend(
         tokens = _DOES[method](parts, [keep[i, name] for i in at], seed)
         out[name] = tokens.take(tokens.time_s.argsort(stable=True))
     return out
-
-
-def _parts(segments: Sequence[Segment], name: str) -> list[Encoded]:
-    return [segment.streams[name] for segment in segments if name in segment.streams]
 
 
 def _both(first: dict[str, Encoded], *second: dict[str, Encoded]) -> dict[str, Encoded]:
@@ -162,10 +158,6 @@ def _tome(parts: Sequence[Encoded], keep: Sequence[int], seed: int) -> Tokens:
     return _merged(frames, room)
 
 
-def _longvlm(parts: Sequence[Encoded], keep: Sequence[int], seed: int) -> Tokens:
-    return _merged(parts, keep)
-
-
 def _merged(parts: Sequence[Encoded], keep: Sequence[int]) -> Tokens:
     """Each part brought to `keep` by bipartite matching, as ToMe and LongVLM do it."""
     offsets = torch.tensor([0, *accumulate(len(p) for p in parts)], dtype=torch.int32)
@@ -232,6 +224,6 @@ def _spread(of: int, num: int) -> Tensor:
 
 
 _DOES: dict[str, Callable[[Sequence[Encoded], Sequence[int], int], Tokens]] = {
-    "frames": _frames, "pool": _pool, "random": _random, "evs": _evs, "tome": _tome, "longvlm": _longvlm,
-    "kmeans": _kmeans,
+    "frames": _frames, "pool": _pool, "random": _random, "evs": _evs, "tome": _tome,
+    "longvlm": lambda parts, keep, _: _merged(parts, keep), "kmeans": _kmeans,
 }  # fmt: skip

@@ -108,6 +108,20 @@ def test_warnings_are_one_line_each(run, monkeypatch):
     assert (code, out, err) == (0, "", "longcompress: warning: something odd\n")
 
 
+def test_a_warning_about_every_file_of_many_ends_soon(run, monkeypatch):
+    def doctor() -> None:
+        """Warns of many files, and of two others."""
+        for number in range(50):
+            warnings.warn(f"v{number}.mp4: no audio track", stacklevel=1)
+        warnings.warn("v7.mp4: broken at 3 s", stacklevel=1)
+
+    monkeypatch.setitem(cli.COMMANDS.commands, "doctor", doctor)
+    lines = run("doctor", model=False)[2].splitlines()
+    want = [f"longcompress: warning: v{number}.mp4: no audio track" for number in range(20)]
+    want[-1] += "; more that end so are not printed"
+    assert lines == [*want, "longcompress: warning: v7.mp4: broken at 3 s"]
+
+
 PIPED = """
 import os, sys
 from longcompress.cli.main import main
