@@ -1,7 +1,7 @@
 """Live sources without a device: FFmpeg's test patterns, sockets of a child process, files at their speed."""
 
 import io
-import socket
+import re
 import subprocess
 import sys
 import time
@@ -20,35 +20,28 @@ from videos import Video, number_of, write
 CONFIG = MediaConfig(rate_fps=2, size_px=32)
 SERVE = """
 import socket, sys, time
-server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
-print("ready", flush=True)
-data = open(sys.argv[2], "rb").read()
-for _ in range(int(sys.argv[3])):
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+data = open(sys.argv[1], "rb").read()
+for _ in range(int(sys.argv[2])):
     peer, _ = server.accept()
     peer.sendall(data)
-    time.sleep(float(sys.argv[4]))
+    time.sleep(float(sys.argv[3]))
     peer.close()
 """
 
 
 @pytest.fixture
-def port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
-@pytest.fixture
-def serve(port, tmp_path):
+def serve(tmp_path):
     """Serves bytes to some clients, one after another, from a child process; returns the port."""
     children = []
 
     def start(data, num=1, pause_s=0.0):
         (tmp_path / "data").write_bytes(data)
-        words = [sys.executable, "-c", SERVE, str(port), str(tmp_path / "data"), str(num), str(pause_s)]
+        words = [sys.executable, "-c", SERVE, str(tmp_path / "data"), str(num), str(pause_s)]
         child = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
         children.append(child)
-        assert child.stdout.readline() == "ready\n"
-        return port
+        return int(child.stdout.readline())
 
     yield start
     for child in children:
@@ -196,7 +189,7 @@ def test_a_playlist_reaches_no_file(tmp_path, serve):
         read(str(local))
 
 
-def test_a_part_of_an_http_stream_that_is_missing_is_a_gap(tmp_path, port):
+def test_a_part_of_an_http_stream_that_is_missing_is_a_gap(tmp_path):
     """A server that has lost a segment of its HLS playlist: what comes after it has its own time."""
     for k in range(3):
         name, stamps = f"part{k}.ts", range(4000 * k, 4000 * k + 4000, 200)
@@ -204,10 +197,10 @@ def test_a_part_of_an_http_stream_that_is_missing_is_a_gap(tmp_path, port):
     (tmp_path / "part1.ts").unlink()
     parts = "".join(f"#EXTINF:4,\npart{k}.ts\n" for k in range(3))
     (tmp_path / "live.m3u8").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:4\n{parts}#EXT-X-ENDLIST\n")
-    words = [sys.executable, "-u", "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+    words = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1"]
     with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as child:
         try:
-            assert "Serving HTTP" in child.stdout.readline()
+            port = int(re.search(r"port (\d+)", child.stdout.readline())[1])
             frames, _, _, tracks = read(f"http://127.0.0.1:{port}/live.m3u8", timeout_s=3.0)
         finally:
             child.kill()

@@ -59,15 +59,15 @@ def statuses(results):
 
 
 def test_a_cluster_that_is_not_there_is_named_at_once(tmp_path, monkeypatch):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    for prefix in ("", "ray://"):
-        monkeypatch.setenv("RAY_ADDRESS", prefix + address)
-        with pytest.raises(
-            ConnectionError, match=rf"no cluster of Ray answers at {prefix}{address}.*ray start"
-        ):
-            by_ray(many.records_of(2, 0, 0), tmp_path / "out")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and never listens
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for prefix in ("", "ray://"):
+            monkeypatch.setenv("RAY_ADDRESS", prefix + address)
+            with pytest.raises(
+                ConnectionError, match=rf"no cluster of Ray answers at {prefix}{address}.*ray start"
+            ):
+                by_ray(many.records_of(2, 0, 0), tmp_path / "out")
 
 
 def test_bad_videos_and_killed_workers_change_no_byte_and_each_video_is_counted_once(running, tmp_path):
