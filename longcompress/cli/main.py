@@ -26,7 +26,7 @@ from .demo import demo
 from .parser import Command, Group, find, parse
 from .train import recipe_of, train
 
-_ALIKE = 20  # warnings that are printed of those that say the same of different files
+_ALIKE = 20  # warnings that are printed of those with the same text behind their last ": "
 _QUIET, _VERBOSE = ("-q", "--quiet"), ("-v", "--verbose")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # standard output may be a file too
 

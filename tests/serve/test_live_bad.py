@@ -18,7 +18,7 @@ from longcompress.serve.live_request import HEAD
 
 import ranks
 from models import model as make_model
-from serving import Live, png_of, running
+from serving import Live, png_of, running, until
 
 PIXELS = np.full((16, 16, 3), 90, np.uint8)
 PNG = png_of(PIXELS)
@@ -44,13 +44,6 @@ def live(server):
     with Live(server[1]) as live:
         live.settings(**POLLED, scores=True, media=["video"])
         yield live
-
-
-def until(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def image(url):
