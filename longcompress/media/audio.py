@@ -99,9 +99,9 @@ class AudioTrack:
         """The time before which no audio will be returned any more, if all that begins before time_s came."""
         if self._anchor_s is None:
             return time_s
-        self._resample()
         next_s = self._start_s + self._num_out / self.rate_hz
-        return next_s if self._num_waiting or time_s - self.reached_s <= _MAX_SILENCE_S else time_s
+        is_waiting = self._num_waiting or self._num_frames
+        return next_s if is_waiting or time_s - self.reached_s <= _MAX_SILENCE_S else time_s
 
     def pause(self, time_s: float) -> Iterator[Audio]:
         """What waits for its chunk, if there was no audio until time_s and the gap won't be filled."""

@@ -111,9 +111,9 @@ class Container:
             try:
                 for placed in in_step(map(timeline.place, self._packets()), tracks, max_bytes):
                     yield from self._tracks.push(placed.packet, placed.time_s - self.start_s)
-                    if timeline.may_move or (self.part and self._tracks.is_video_done):
+                    if timeline.may_move or (self.part and self._tracks.may_be_done):
                         yield from self._tracks.join()
-                        if self.part and self._done():
+                        if self.part and self._tracks.done:
                             break
                 if self.handle.stop.is_set():
                     return
@@ -176,10 +176,6 @@ class Container:
                 self._read_error = str(error)
             if self.handle.failure is not None or self.handle.stop.is_set():
                 return
-
-    def _done(self) -> bool:
-        """Whether all that is wanted has come."""
-        return self._tracks.is_video_done and (self._audio_track is None or self._audio_track.done)
 
     def _end_s(self) -> float:
         """Seconds of the media that were read."""

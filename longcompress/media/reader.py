@@ -1,7 +1,7 @@
 """Path, URL, file object or arrays -> a bounded iterator of Frames and Audio with true times.
 
 **One pass.** A thread reads the file once, in its own order, and decodes a few chunks ahead, so memory
-doesn't grow with the length. Audio of a file decodes in a second thread; parts come in the same order.
+doesn't grow with the length. Video beside audio decodes in a second thread; parts come in the same order.
 
 **Time.** Seconds from the start of the media: the earlier of the first frame and the first sample by the
 stamps in the file, also where only one of the two is wanted. A file whose frames begin at 0.12 s and

@@ -17,7 +17,7 @@ _MPEG_TICK = Fraction(1, 90000)
 _TURN_S = float(2**33 * _MPEG_TICK)  # after which the clock of MPEG streams begins anew
 
 
-@dataclass
+@dataclass(slots=True)
 class _Track:
     """Where a track is: all in seconds of the timeline, but `first_s` by the stamps of the file."""
 
@@ -27,7 +27,7 @@ class _Track:
     end_s: float
 
 
-@dataclass
+@dataclass(slots=True)
 class Placed:
     """A packet, and its time in seconds from the start of the media."""
 

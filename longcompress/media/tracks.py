@@ -1,11 +1,10 @@
 """The tracks of a file: packets in; frames and audio out, in the order of the packets.
 
-Audio decodes in a thread beside video, in turns of a second, so both cores of a small machine have work. Each
-part comes at the place that its packet has, however the threads ran.
+Video decodes in a thread beside the one that reads the file and decodes audio, so both cores of a small
+machine have work. Each part comes at the place that its packet has, however the threads ran.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
 
 import av
 
@@ -14,20 +13,12 @@ from .audio import AudioTrack
 from .frames import VideoTrack
 from .side_thread import SideThread
 
-_MAX_TURNS = 64  # packets that are handed to the side thread at once
+_MAX_ITEMS = 64  # that are handed to the side thread at once
 _MAX_AHEAD = 4  # times that many packets may be
 
+# A packet of video, decoded audio or None (the end), and the time before which no audio comes behind it.
+_Item = tuple[av.Packet | Audio | None, float]
 _Result = tuple[Frames | Audio, dict[str, float]]  # a part, and what is reached with it
-
-
-class _Turn(NamedTuple):
-    """What the audio track is told of a packet: of its own track, or that another one's came."""
-
-    time_s: float  # until when all packets were taken in
-    video_s: float  # before which no frame will be returned any more
-    packet: av.Packet | None = None
-    frames: Frames | None = None  # that come at this place
-    is_last: bool = False
 
 
 class Tracks:
@@ -44,81 +35,85 @@ class Tracks:
         origin_s: float, is_live: bool,
     ) -> None:  # fmt: skip
         self.video, self.audio, self._stream, self._origin_s = video, audio, stream, origin_s
+        self._video_index = -1 if video is None else video.stream.index
         self._tick_s = 0.0 if stream is None else float(stream.time_base or 1 / stream.sample_rate)
-        has_thread = video is not None and audio is not None and not is_live
-        self._side: SideThread[_Result] = SideThread(has_thread * _MAX_AHEAD)
-        self._max_turns = _MAX_TURNS if has_thread else 1
-        self._turns: list[_Turn] = []
+        self._has_thread = video is not None and audio is not None and not is_live
+        self._side: SideThread[_Result] = SideThread(self._has_thread * _MAX_AHEAD)
+        self._max_items = _MAX_ITEMS if self._has_thread else 1
+        self._items: list[_Item] = []
+        self._num_unknown = 0  # packets since `join`, which may have given the last wanted frame
         self._time_s = 0.0
         # Modality -> the time before which none of it comes any more, as of the part that came last.
         self.reached_s: dict[str, float] = {}
 
-    def push(self, packet: av.Packet, time_s: float) -> Iterator[Frames | Audio]:
-        """The parts that are there, not all of which this packet completed."""
+    def push(self, packet: av.Packet, time_s: float) -> Iterable[Frames | Audio]:
+        """The parts that are there, not all of which this packet completed; to be taken before the next."""
         self._time_s = time_s
-        is_video = self.video is not None and packet.stream_index == self.video.stream.index
-        if self.video is not None and is_video:
-            for frames in self.video.push(packet):
-                yield from self._put(_Turn(time_s, self._video_s, frames=frames))
-        if self.audio is not None:
-            yield from self._put(_Turn(time_s, self._video_s, None if is_video else packet))
+        if packet.stream_index == self._video_index:
+            self._add([packet])
+            self._num_unknown += 1
+            if self.audio is not None:
+                self._add(self.audio.pause(time_s))
+        else:
+            self._decode(packet)
+        return self._put() if len(self._items) >= self._max_items else ()
 
     def join(self) -> Iterator[Frames | Audio]:
-        """All parts of the packets that came; then the audio track is this thread's until the next packet."""
+        """All parts of the packets that came; then the video track is this thread's until the next packet."""
         yield from self._put()
         yield from self._parts(self._side.take())
+        self._num_unknown = 0
 
     def finish(self) -> Iterator[Frames | Audio]:
         """All that the decoders, the sampler and the resampler hold."""
-        if self.video is not None:
-            for frames in self.video.finish():
-                yield from self._put(_Turn(self._time_s, self._video_s, frames=frames))
+        self._add([None])
         if self.audio is not None:
-            yield from self._put(_Turn(self._time_s, self._video_s, is_last=True))
+            self._decode(None)
+            self._add(self.audio.finish())
         yield from self.join()
 
     @property
-    def is_video_done(self) -> bool:
-        """Whether all wanted frames have come."""
-        return self.video is None or self.video.sampler.done
+    def may_be_done(self) -> bool:
+        """Whether all wanted parts may have come: of audio they have, of video `join` tells."""
+        if self.audio is not None and not self.audio.done:
+            return False
+        return self._num_unknown > 0 if self._has_thread else self.done
+
+    @property
+    def done(self) -> bool:
+        """Whether all wanted parts have come; right behind `join`."""
+        is_seen = self.video is None or self.video.sampler.done
+        return is_seen and (self.audio is None or self.audio.done)
 
     def close(self) -> None:
         """End the thread."""
         self._side.close()
 
-    @property
-    def _video_s(self) -> float:
-        return 0.0 if self.video is None else self.video.sampler.reached_s
-
-    def _put(self, *turns: _Turn) -> Iterator[Frames | Audio]:
-        """Let turns wait for others; with frames, or none, all are taken."""
-        self._turns += turns
-        if turns and turns[-1].frames is None and len(self._turns) < self._max_turns:
-            return
-        waiting, self._turns = self._turns, []
-        yield from self._parts(self._side.put(self._take(waiting)))
+    def _put(self) -> Iterator[Frames | Audio]:
+        """Hand over what waits."""
+        items, self._items = self._items, []
+        yield from self._parts(self._side.put(self._take(items)))
 
     def _parts(self, results: Iterator[_Result]) -> Iterator[Frames | Audio]:
         for part, reached_s in results:
             self.reached_s = reached_s
             yield part
 
-    def _take(self, turns: list[_Turn]) -> Iterator[_Result]:
-        """Parts, and what is reached with each; in the side thread, which has the audio track."""
-        for turn in turns:
-            for part in self._audio_of(turn) if turn.frames is None else (turn.frames,):
-                reached_s = {} if self.video is None else {"video": turn.video_s}
-                if self.audio is not None:
-                    reached_s["audio"] = self.audio.given_until_s(turn.time_s)
-                yield part, reached_s
+    def _take(self, items: list[_Item]) -> Iterator[_Result]:
+        """Parts, and what is reached with each; in the side thread, which has the video track."""
+        for item, audio_s in items:
+            if isinstance(item, Audio):
+                yield item, self._reached(audio_s)
+            elif self.video is not None:
+                for frames in self.video.finish() if item is None else self.video.push(item):
+                    yield frames, self._reached(audio_s)
 
-    def _audio_of(self, turn: _Turn) -> Iterator[Audio]:
-        assert self.audio is not None
-        if turn.packet is not None or turn.is_last:
-            yield from self._decode(turn.packet)
-        yield from self.audio.finish() if turn.is_last else self.audio.pause(turn.time_s)
+    def _reached(self, audio_s: float) -> dict[str, float]:
+        reached_s = {} if self.video is None else {"video": self.video.sampler.reached_s}
+        return reached_s if self.audio is None else {**reached_s, "audio": audio_s}
 
-    def _decode(self, packet: av.Packet | None) -> Iterator[Audio]:
+    def _decode(self, packet: av.Packet | None) -> None:
+        """Decode audio here."""
         assert self._stream is not None and self.audio is not None
         try:
             frames = self._stream.codec_context.decode(packet)
@@ -127,4 +122,9 @@ class Tracks:
             return
         for frame in frames:
             time_s = None if frame.pts is None else round(frame.pts * self._tick_s - self._origin_s, 9)
-            yield from self.audio.push(frame, time_s)
+            self._add(self.audio.push(frame, time_s))
+
+    def _add(self, items: Iterable[av.Packet | Audio | None]) -> None:
+        """Items take their places as they come."""
+        for item in items:
+            self._items.append((item, 0.0 if self.audio is None else self.audio.given_until_s(self._time_s)))

@@ -63,12 +63,14 @@ def test_a_part_that_begins_after_an_hour(tmp_path):
 
 def test_of_a_part_only_what_is_needed_is_decoded(tmp_path, monkeypatch):
     path = write(tmp_path / "a.mp4", Video(stamps=range(0, 20000, 40), audio_s=20.0, options={"g": "25"}))
-    decoded = []
-    decode = VideoTrack._decode
+    decoded, pushed = [], []
+    decode, push = VideoTrack._decode, VideoTrack.push
     monkeypatch.setattr(VideoTrack, "_decode", lambda self, p: decoded.append(p) or decode(self, p))
+    monkeypatch.setattr(VideoTrack, "push", lambda self, p: pushed.append(p) or push(self, p))
     _, times, sounds, _ = gather(path, MediaConfig(**SMALL), part=(10.0, 13.0))
     assert times == [0, 1, 2] and len(joined(sounds)) == 48000
     assert len(decoded) < 180  # of 500: about a group before it is known how long groups are, and the part's
+    assert 325 <= len(pushed) < 335  # nothing is read behind the part
 
 
 def test_a_gap_in_the_audio_before_a_part_is_no_fault():

@@ -1,4 +1,4 @@
-"""Audio decodes in a thread beside video, and nothing of what comes tells so."""
+"""Video decodes in a thread beside audio, and nothing of what comes tells so."""
 
 import io
 import threading
@@ -67,6 +67,16 @@ def test_two_threads_give_what_a_single_thread_gives(files, name, options):
         got = trace(path, **{k: dict(v) if k == "config" else v for k, v in options.items()})
         assert got == trace(Pipe(path.read_bytes()), **options)
     assert got[0]
+
+
+@pytest.mark.parametrize("name", ["mkv", "ts", "pause", "pieces", "broken"])
+def test_nothing_comes_before_what_was_said_to_be_reached(files, name):
+    reached = {"video": 0.0, "audio": 0.0}
+    for times, _, reached_s in trace(files[name], config={"rate_fps": 25.0})[0]:
+        kind, start_s = ("video", times[0]) if isinstance(times, list) else ("audio", times)
+        assert start_s >= reached[kind] - 1e-9
+        assert all(reached_s[k] >= reached[k] for k in reached)
+        reached = reached_s
 
 
 def test_each_track_has_a_thread_of_its_own(files, monkeypatch):
