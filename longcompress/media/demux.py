@@ -62,8 +62,7 @@ class Container:
         self._audio_track = None
         if self.audio is not None:
             self._audio_track = AudioTrack(config.rate_hz, -self.start_s, self.length_s, config.channels)
-        is_live = not handle.seekable()
-        self._tracks = Tracks(self._video_track, self._audio_track, self.audio, self.origin_s, is_live)
+        self._tracks = Tracks(self._video_track, self._audio_track, self.audio, self.origin_s, handle)
         for stream in container.streams:
             if stream not in (self.video, self.audio):
                 stream.discard = Discard.all

@@ -12,6 +12,7 @@ from ..types import Audio, Frames
 from .audio import AudioTrack
 from .frames import VideoTrack
 from .side_thread import SideThread
+from .source import Handle
 
 _MAX_ITEMS = 64  # that are handed to the side thread at once
 _MAX_AHEAD = 4  # times that many packets may be
@@ -27,22 +28,22 @@ class Tracks:
     Args:
         video: the video track.
         audio: the audio track, its stream, and the time of its stamp 0.
-        is_live: nothing may wait for a thread.
+        handle: the file's; one that can be read only once may be live, and nothing waits for a thread.
     """
 
     def __init__(
         self, video: VideoTrack | None, audio: AudioTrack | None, stream: av.AudioStream | None,
-        origin_s: float, is_live: bool,
+        origin_s: float, handle: Handle,
     ) -> None:  # fmt: skip
         self.video, self.audio, self._stream, self._origin_s = video, audio, stream, origin_s
         self._video_index = -1 if video is None else video.stream.index
         self._tick_s = 0.0 if stream is None else float(stream.time_base or 1 / stream.sample_rate)
-        self._has_thread = video is not None and audio is not None and not is_live
+        self._has_thread = video is not None and audio is not None and handle.seekable()
         self._side: SideThread[_Result] = SideThread(self._has_thread * _MAX_AHEAD)
         self._max_items = _MAX_ITEMS if self._has_thread else 1
         self._items: list[_Item] = []
         self._num_unknown = 0  # packets since `join`, which may have given the last wanted frame
-        self._time_s = 0.0
+        self._time_s, self._stop = 0.0, handle.stop
         # Modality -> the time before which none of it comes any more, as of the part that came last.
         self.reached_s: dict[str, float] = {}
 
@@ -104,7 +105,7 @@ class Tracks:
         for item, audio_s in items:
             if isinstance(item, Audio):
                 yield item, self._reached(audio_s)
-            elif self.video is not None:
+            elif self.video is not None and not self._stop.is_set():
                 for frames in self.video.finish() if item is None else self.video.push(item):
                     yield frames, self._reached(audio_s)
 
@@ -113,7 +114,6 @@ class Tracks:
         return reached_s if self.audio is None else {**reached_s, "audio": audio_s}
 
     def _decode(self, packet: av.Packet | None) -> None:
-        """Decode audio here."""
         assert self._stream is not None and self.audio is not None
         try:
             frames = self._stream.codec_context.decode(packet)

@@ -13,6 +13,7 @@ from longcompress.media.audio import AudioTrack
 from longcompress.media.frames import VideoTrack
 from longcompress.media.reader import read
 from longcompress.media.side_thread import SideThread
+from longcompress.media.source import Handle
 from longcompress.types import Frames
 
 from readings import KINDS, SMALL, media_threads
@@ -92,6 +93,29 @@ def test_each_track_has_a_thread_of_its_own(files, monkeypatch):
     seen["video"].clear(), seen["audio"].clear()
     list(read(Pipe(files["mkv"].read_bytes()), MediaConfig(**SMALL)))
     assert seen["video"] == seen["audio"]
+
+
+def test_what_waits_when_a_reading_is_closed_is_not_decoded(files, monkeypatch):
+    stops, pushed, third = [], [], threading.Event()
+    init, push = Handle.__init__, VideoTrack.push
+
+    def note(self, *arguments, **options):
+        init(self, *arguments, **options)
+        stops.append(self.stop)
+
+    def wait(self, packet):
+        pushed.append(packet)
+        if len(pushed) == 3:
+            third.set()
+            assert stops[-1].wait(60)
+        yield from push(self, packet)
+
+    monkeypatch.setattr(Handle, "__init__", note)
+    monkeypatch.setattr(VideoTrack, "push", wait)
+    reading = read(files["mkv"], MediaConfig(**SMALL))
+    assert third.wait(60)
+    reading.close()
+    assert len(pushed) == 3 and not media_threads()
 
 
 @pytest.mark.parametrize("track", [VideoTrack, AudioTrack])
