@@ -107,7 +107,7 @@ MAX_LINES = {
     "longcompress/events": (692, 481),
     "longcompress/live": (295, 211),
     "longcompress/llm": (3534, 2420),
-    "longcompress/media": (2985, 2196),
+    "longcompress/media": (2984, 2195),
     "longcompress/serve": (3069, 2355),
     "longcompress/synthetic": (1330, 953),
     "train": (2693, 1900),
@@ -117,7 +117,7 @@ MAX_LINES = {
     "train/tiny": (1818, 1317),
 }
 # The house is still larger than its goal of (25_000, 17_000) lines. These numbers may only fall.
-MAX_TOTAL = (47_975, 33_899)
+MAX_TOTAL = (47_974, 33_898)
 MAX_FILES = 34  # of ours that compress and ask of a file go through; 31 before two long ones were split
 
 

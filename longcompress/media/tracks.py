@@ -15,7 +15,7 @@ from .side_thread import SideThread
 from .source import Handle
 
 _MAX_ITEMS = 64  # that are handed to the side thread at once
-_MAX_AHEAD = 4  # times that many packets may be
+_MAX_AHEAD = 4  # times that many may be
 
 # A packet of video, decoded audio or None (the end), and the time before which no audio comes behind it.
 _Item = tuple[av.Packet | Audio | None, float]
@@ -38,11 +38,11 @@ class Tracks:
         self.video, self.audio, self._stream, self._origin_s = video, audio, stream, origin_s
         self._video_index = -1 if video is None else video.stream.index
         self._tick_s = 0.0 if stream is None else float(stream.time_base or 1 / stream.sample_rate)
-        self._has_thread = video is not None and audio is not None and handle.seekable()
-        self._side: SideThread[_Result] = SideThread(self._has_thread * _MAX_AHEAD)
-        self._max_items = _MAX_ITEMS if self._has_thread else 1
+        has_thread = video is not None and audio is not None and handle.seekable()
+        self._side: SideThread[_Result] = SideThread(has_thread * _MAX_AHEAD)
+        self._max_items = _MAX_ITEMS if has_thread else 1
         self._items: list[_Item] = []
-        self._num_unknown = 0  # packets since `join`, which may have given the last wanted frame
+        self._has_new_video = False  # since `join`; the last wanted frame may be in it
         self._time_s, self._stop = 0.0, handle.stop
         # Modality -> the time before which none of it comes any more, as of the part that came last.
         self.reached_s: dict[str, float] = {}
@@ -52,7 +52,7 @@ class Tracks:
         self._time_s = time_s
         if packet.stream_index == self._video_index:
             self._add([packet])
-            self._num_unknown += 1
+            self._has_new_video = True
             if self.audio is not None:
                 self._add(self.audio.pause(time_s))
         else:
@@ -63,7 +63,7 @@ class Tracks:
         """All parts of the packets that came; then the video track is this thread's until the next packet."""
         yield from self._put()
         yield from self._parts(self._side.take())
-        self._num_unknown = 0
+        self._has_new_video = False
 
     def finish(self) -> Iterator[Frames | Audio]:
         """All that the decoders, the sampler and the resampler hold."""
@@ -78,13 +78,12 @@ class Tracks:
         """Whether all wanted parts may have come: of audio they have, of video `join` tells."""
         if self.audio is not None and not self.audio.done:
             return False
-        return self._num_unknown > 0 if self._has_thread else self.done
+        return self._has_new_video if self._side.num_ahead else self.done
 
     @property
     def done(self) -> bool:
         """Whether all wanted parts have come; right behind `join`."""
-        is_seen = self.video is None or self.video.sampler.done
-        return is_seen and (self.audio is None or self.audio.done)
+        return (self.video is None or self.video.sampler.done) and (self.audio is None or self.audio.done)
 
     def close(self) -> None:
         """End the thread."""
