@@ -67,10 +67,10 @@ def merge_pairs(x: Array, weight: Array, height: Array, sizes: Array, goals: Arr
             run = _Run(x[rows], weight[rows], height[rows], sizes[first : p + 1], goals[first : p + 1])
             parts.append(run.run())
             first = p + 1
-    return in_one_numbering(parts) if parts else _Run(x, weight, height, sizes, goals).run()
+    return _in_one_numbering(parts) if parts else _Run(x, weight, height, sizes, goals).run()
 
 
-def in_one_numbering(parts: list[Merges]) -> Merges:
+def _in_one_numbering(parts: list[Merges]) -> Merges:
     """Merges of parts that follow each other, whose nodes are numbered by themselves, as those of all."""
     if len(parts) == 1:
         return parts[0]
@@ -82,11 +82,7 @@ def in_one_numbering(parts: list[Merges]) -> Merges:
             part._replace(children=names[part.children], key=row + part.key, roots=names[part.roots])
         )
         row, node = row + num, node + len(part.height)
-    columns: Any = [
-        torch.cat(column) if isinstance(column[0], torch.Tensor) else np.concatenate(column)
-        for column in zip(*moved, strict=True)
-    ]
-    return Merges(*columns)
+    return Merges(*map(np.concatenate, zip(*moved, strict=True)))
 
 
 def check_squares(finite: bool, x: Any) -> None:

@@ -23,7 +23,7 @@ INTEGERS = (
     "partner", "order", "first", "group", "rows", "programs", "steps", "row", "offsets", "previous",
     "bad", "target", "source", "home", "starts",
 )  # fmt: skip
-NUMBERS = ("split", "even_round", "num", "num_groups")
+NUMBERS = ("split", "even_round", "num", "num_groups", "tiles")
 
 
 class Variant(NamedTuple):
@@ -37,6 +37,7 @@ class Variant(NamedTuple):
     tensor_cores: bool
     types: dict[str, str]
     fusion: bool = True  # of products with sums
+    stages: int = 3
 
     @property
     def name(self) -> str:
@@ -98,12 +99,13 @@ def _plan_variants() -> Iterator[Variant]:
             yield variant("select_kernel", how, plan.warps_of(seats), False, True)
         yield variant("finish_kernel", {"SEATS": seats}, plan.warps_of(seats), False, True)
     names = "low key children near place alive searching num_merges goals starts out_row"
-    types = dict.fromkeys(names.split(), "*i32") | {"high": "*fp16", "low_half": "*fp16"}
-    for width, seats in product((tree.DEEP, 1024), tree.SEATS):
-        tiles = tree.tiles_of(width, seats) | {"WIDTH": width}
-        yield Variant(tree.grow_kernel, "fp32", tiles, tree.WARPS, True, types)
-        how = {"D": width, "SLICE": tree_plan.SLICE, "ROWS": tree.ROWS, "SEATS": seats, "MEANS": True}
-        yield Variant(tree_plan.cut_kernel, "fp32", how, tree.WARPS, False, types)
+    types = dict.fromkeys(names.split(), "*i32") | {"halves": "*fp16"}
+    for width in (tree.DEEP, 1024):
+        how = {"D": width, "WIDTH": width, "SLICE": tree.slice_of(width)}
+        yield Variant(tree.grow_kernel, "fp32", how, tree.WARPS, True, types, stages=tree.STAGES)
+    for width, seats in product((tree.DEEP, 1024), tree_plan.SEATS):
+        how = {"D": width, "WIDTH": width, "SLICE": tree_plan.SLICE, "SEATS": seats, "MEANS": True}
+        yield Variant(tree_plan.cut_kernel, "fp32", how, tree_plan.warps_of(seats), False, types)
     for width, ward in product((32, 64, 1024), (True, False)):
         metric = {"D": width, "SLICE": plan.slice_of(width), "WARD": ward}
         wide, rest = {"WIDE": plan.wide_of(width)}, {"GROUPS": plan.GROUPS, "TOKENS": plan.TOKENS}
@@ -140,7 +142,7 @@ def binary_of(variant: Variant, chip: int) -> Any:
     constants = {(names.index(n),): v for n, v in variant.constants.items() if n in names}
     attrs = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if types[n].startswith("*")}
     source = ASTSource(kernel, types, constants, attrs)
-    options = {"num_warps": variant.warps, "enable_fp_fusion": variant.fusion}
+    options = {"num_warps": variant.warps, "num_stages": variant.stages, "enable_fp_fusion": variant.fusion}
     return triton.compile(source, target=GPUTarget("cuda", chip, 32), options=options)
 
 

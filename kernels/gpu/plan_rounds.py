@@ -77,7 +77,7 @@ def start_kernel(
         for slice in range(0, D, SLICE):
             value = load_rows(metric, metric, raw, split, slice, live & (part > 0), D, SLICE)
             of = tl.load(state[3] + seat, mask=live, other=0.0)
-            store_halves(value, total, of, live, seat, slice, high, low, D, SLICE, WARD)
+            store_halves(value, total, of, live, seat, slice, high, low, D, D, SLICE, WARD)
 
 
 @triton.jit(do_not_specialize=["split", "even_round"])

@@ -59,20 +59,20 @@ def store_token(
     tl.store(new_scale + seat, scale, mask=live)
     tl.store(new_row + seat, row, mask=live)
     if D <= SLICE:
-        store_halves(value, square, scale, live, seat, 0, high, low, D, SLICE, WARD)
+        store_halves(value, square, scale, live, seat, 0, high, low, D, D, SLICE, WARD)
 
 
 @triton.jit
 def store_halves(
-    value, square, scale, live, seat, slice, high, low, D: tl.constexpr, SLICE: tl.constexpr,
-    WARD: tl.constexpr,
+    value, square, scale, live, seat, slice, high, low, D: tl.constexpr, STRIDE: tl.constexpr,
+    SLICE: tl.constexpr, WARD: tl.constexpr,
 ):  # fmt: skip
     """`value`, lifted to lengths of about 1 (ward) or of 1 (cosine), as the sum of two float16."""
     column = slice + tl.arange(0, SLICE)
     lifted = value * (power_of_two(square, False) if WARD else scale)[:, None]
     upper = lifted.to(tl.float16)
     rest = (lifted - upper.to(tl.float32)).to(tl.float16)
-    where = seat.to(tl.int64)[:, None] * D + column[None, :]
+    where = seat.to(tl.int64)[:, None] * STRIDE + column[None, :]
     both = live[:, None] & (column < D)[None, :]
     tl.store(high + where, upper, mask=both)
     tl.store(low + where, rest, mask=both)
@@ -322,7 +322,7 @@ def merge_tile(
             for slice in range(0, D, SLICE):
                 rows = load_rows(metric, work, lies, split, slice, live & (total > 0), D, SLICE)
                 scale = scale_of(square, total, WARD)
-                store_halves(rows, square, scale, live, group, slice, high, low, D, SLICE, WARD)
+                store_halves(rows, square, scale, live, group, slice, high, low, D, D, SLICE, WARD)
 
 
 @triton.jit

@@ -1,7 +1,7 @@
 """`plan` by the tree, all of it on the GPU: parts grow, and each is cut at a number that lengths decide.
 
 So nothing waits. That holds where a segment keeps no more groups than its blocks leave, and they leave no
-more than one program can merge.
+more than one program can cut.
 """
 
 import numpy as np
@@ -12,11 +12,18 @@ from torch import Tensor
 
 from .._dispatch import on_its_device
 from .plan_layout import cached, sent, sums
-from .tree import ALIGNED, DEEP, ROWS, SEATS, WARPS, Nodes, grow
+from .tree import ALIGNED, Nodes, channels_of, grow
+from .tree_tiles import ROWS, means_at
 
+SEATS = (512, 1024, 2048)  # nodes of a part, in the forms that are compiled
 SLICE = 32  # channels of a mean that are copied at once
 CHUNK = 1 << 17  # tokens, about, whose blocks grow at once
 HIGHEST = tl.constexpr(0x7FFFFFFF)
+
+
+def warps_of(seats: int) -> int:
+    """Of a program that cuts a part of at most so many nodes."""
+    return max(4, seats // 256)
 
 
 @triton.jit
@@ -34,8 +41,8 @@ def lowest_bits(bits, among, num):
 
 @triton.jit(do_not_specialize=["num"])
 def cut_kernel(
-    x, weight, height, low, key, children, near, place, searching, num_merges, offsets, goals, starts,
-    out_row, out_x, out_weight, out_height, num, D: tl.constexpr, SLICE: tl.constexpr, ROWS: tl.constexpr,
+    metric, x, weight, height, low, key, children, near, place, searching, num_merges, offsets, goals, starts,
+    out_row, out_x, out_weight, out_height, num, D: tl.constexpr, WIDTH: tl.constexpr, SLICE: tl.constexpr,
     SEATS: tl.constexpr, MEANS: tl.constexpr,
 ):  # fmt: skip
     """Takes the goals[part] lowest merges of a part: by height, then by key, children before parents.
@@ -60,12 +67,14 @@ def cut_kernel(
         ties = known & (bits == top)
         below = known & (bits < top)
         rest = goal - tl.sum(below.to(tl.int32))
-        keys = tl.load(key + merge, mask=known, other=0)
-        last = lowest_bits(keys, ties, rest)
-        early = ties & (keys < last)
-        even = ties & (keys == last)
-        rest -= tl.sum(early.to(tl.int32))
-        chosen = below | early | (even & (tl.cumsum(even.to(tl.int32), 0) <= rest))
+        chosen = below | ties
+        if tl.sum(ties.to(tl.int32)) > rest:
+            keys = tl.load(key + merge, mask=known, other=0)
+            last = lowest_bits(keys, ties, rest)
+            early = ties & (keys < last)
+            even = ties & (keys == last)
+            rest -= tl.sum(early.to(tl.int32))
+            chosen = below | early | (even & (tl.cumsum(even.to(tl.int32), 0) <= rest))
     # parents of what merged, then the topmost node of each token
     tl.store(place + token, lane * 0 - 1, mask=live)
     tl.store(place + merge, lane * 0 - 1, mask=live)
@@ -92,12 +101,13 @@ def cut_kernel(
         left = n - goal
         for tile in range(0, tl.cdiv(left, ROWS)):
             row = tile * ROWS + tl.arange(0, ROWS)
-            root = tl.load(searching + base + row, mask=row < left, other=0).to(tl.int64)
+            root = tl.load(searching + base + row, mask=row < left, other=0)
+            has_weight = tl.load(weight + root, mask=row < left, other=0.0) > 0
             to = (start + row).to(tl.int64)
             for slice in range(0, D, SLICE):
                 channel = slice + tl.arange(0, SLICE)
                 used = (row < left)[:, None] & (channel < D)[None]
-                mean = tl.load(x + root[:, None] * D + channel[None], mask=used, other=0.0)
+                mean = means_at(metric, x, root, has_weight, num, slice, WIDTH, D, SLICE)
                 tl.store(out_x + to[:, None] * D + channel[None], mean, mask=used)
 
 
@@ -139,12 +149,12 @@ def plan_parts(
             part = slice(first, first := first + int(size.sum()))
             at, merged, starts = sent_chunks[3 * k : 3 * k + 3]
             nodes = grow(x[part], masses[part], height[part], at, merged, int(size.max()))
-            left.cut(nodes, part.stop - part.start, at, merged, starts, int(size.max()))
+            left.cut(x[part], nodes, part.stop - part.start, at, merged, starts, int(size.max()))
             is_finite = is_finite & nodes.is_finite
         group, x, masses, height = torch.cat(left.row).long(), left.x, left.weight, left.height
     last, longest = _Left(metric, int(limits.sum()), means=False), int(rows.max(initial=0))
     nodes = grow(x, masses, height, row_at, row_merged, longest)
-    last.cut(nodes, int(rows.sum()), row_at, row_merged, out, longest)
+    last.cut(x, nodes, int(rows.sum()), row_at, row_merged, out, longest)
     row = last.row[0] if group is None else last.row[0][group]
     return row, of, last.weight.clone(), out.clone(), is_finite & nodes.is_finite
 
@@ -154,20 +164,22 @@ class _Left:
 
     def __init__(self, metric: Tensor, num: int, *, means: bool) -> None:
         self.row: list[Tensor] = []
-        self.x = metric.new_empty((num if means else 0, max(DEEP, metric.shape[1])))
+        self.x = metric.new_empty((num if means else 0, channels_of(metric.shape[1])))
         numbers = metric.new_empty((2, -(-num // ALIGNED) * ALIGNED))
         self.weight, self.height = numbers[0, :num], numbers[1, :num]
         self.means = means
 
     def cut(
-        self, nodes: Nodes, num: int, offsets: Tensor, goals: Tensor, starts: Tensor, longest: int
+        self, metric: Tensor, nodes: Nodes, num: int, offsets: Tensor, goals: Tensor, starts: Tensor,
+        longest: int,
     ) -> None:  # fmt: skip
         """Cut parts of `num` tokens in all, at most `longest` each, after their goals."""
         row = nodes.low.new_empty(num)
         self.row.append(row)
         if num:
+            seats = next(n for n in SEATS if n >= longest)
             cut_kernel[(len(goals),)](
-                *nodes[:10], offsets, goals, starts, row, self.x, self.weight, self.height, num,
-                D=nodes.x.shape[1], SLICE=SLICE, ROWS=ROWS, SEATS=next(n for n in SEATS if n >= longest),
-                MEANS=self.means, num_warps=WARPS,
+                metric.contiguous(), *nodes[:10], offsets, goals, starts, row, self.x, self.weight,
+                self.height, num, D=nodes.x.shape[1], WIDTH=metric.shape[1], SLICE=SLICE,
+                SEATS=seats, MEANS=self.means, num_warps=warps_of(seats),
             )  # fmt: skip

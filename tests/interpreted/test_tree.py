@@ -60,6 +60,12 @@ def test_plans_are_the_cpus(case, on_cpu):
     both(on_cpu, metric, lengths, keep, weight)
 
 
+def test_more_pairs_than_are_merged_at_once(on_cpu):
+    twins = normal(200, 8, seed=14).repeat_interleave(2, 0) + 0.01 * normal(400, 8, seed=15)
+    both(on_cpu, twins, [400], 30)
+    both(on_cpu, twins, [400], 30, torch.arange(400) % 3 + 1.0)
+
+
 def test_trees_and_their_cuts_are_the_cpus(on_cpu):
     metric, offsets = normal(150, 12, seed=5), offsets_of([90, 1, 59])
     got, want = tree(metric.to(DEVICE), offsets), on_cpu(tree, metric, offsets)
@@ -159,8 +165,7 @@ def test_alone_as_packed():
         assert torch.equal(mass, alone.mass)
 
 
-def test_long_parts_go_on_on_the_cpu_whatever_stands_beside_them(on_cpu, monkeypatch):
-    monkeypatch.setattr(gpu, "SEATS", (32,))
+def test_segments_too_long_for_a_cut_on_the_gpu_whatever_stands_beside_them(on_cpu, monkeypatch):
     monkeypatch.setattr(tree_plan, "SEATS", (32,))
     lengths = [20, 60, 90, 5, 0, 31]
     metric = normal(sum(lengths), 8, seed=9)
