@@ -97,7 +97,7 @@ MAX_LINES = {
     "eval/runner": (1898, 1434),
     "eval/tasks": (2758, 1918),
     "kernels": (1567, 1067),
-    "kernels/gpu": (2205, 1727),
+    "kernels/gpu": (2196, 1723),
     "longcompress": (5318, 3590),
     "longcompress/annotate": (1304, 906),
     "longcompress/checkpoints": (1034, 744),
@@ -117,7 +117,7 @@ MAX_LINES = {
     "train/tiny": (1818, 1317),
 }
 # The house is still larger than its goal of (25_000, 17_000) lines. These numbers may only fall.
-MAX_TOTAL = (48_040, 33_946)
+MAX_TOTAL = (48_031, 33_942)
 MAX_FILES = 34  # of ours that compress and ask of a file go through; 31 before two long ones were split
 
 

@@ -105,7 +105,7 @@ def _plan_variants() -> Iterator[Variant]:
         yield Variant(tree.grow_kernel, "fp32", how, tree.WARPS, True, types, stages=tree.STAGES)
     for width, seats in product((tree.DEEP, 1024), tree_plan.SEATS):
         how = {"D": width, "WIDTH": width, "SLICE": tree_plan.SLICE, "SEATS": seats, "MEANS": True}
-        yield Variant(tree_plan.cut_kernel, "fp32", how, tree_plan.warps_of(seats), False, types)
+        yield Variant(tree_plan.cut_kernel, "fp32", how, plan.warps_of(seats), False, types)
     for width, ward in product((32, 64, 1024), (True, False)):
         metric = {"D": width, "SLICE": plan.slice_of(width), "WARD": ward}
         wide, rest = {"WIDE": plan.wide_of(width)}, {"GROUPS": plan.GROUPS, "TOKENS": plan.TOKENS}

@@ -65,7 +65,7 @@ def start_kernel(
     total = tl.zeros([ROWS], tl.float32)
     value = tl.zeros([ROWS, SLICE], tl.float32)
     for slice in range(0, D, SLICE):
-        value = load_rows(metric, metric, raw, split, slice, live & (part > 0), D, SLICE)
+        value = load_rows(metric, metric, raw, split, slice, live & (part > 0), D, D, SLICE)
         total += sum_of_squares(value)
     fine = (total < float("inf")) & (part >= 0) & (part < float("inf"))
     tl.atomic_min(bad + seat * 0, raw, mask=live & ~fine)
@@ -75,7 +75,7 @@ def start_kernel(
     store_token(value, total, part, raw, live, seat, state, high, low, D, SLICE, WARD)
     if D > SLICE:
         for slice in range(0, D, SLICE):
-            value = load_rows(metric, metric, raw, split, slice, live & (part > 0), D, SLICE)
+            value = load_rows(metric, metric, raw, split, slice, live & (part > 0), D, D, SLICE)
             of = tl.load(state[3] + seat, mask=live, other=0.0)
             store_halves(value, total, of, live, seat, slice, high, low, D, D, SLICE, WARD)
 

@@ -308,7 +308,7 @@ def merge_tile(
             for j in range(0, largest):
                 weight = tl.load(part + start + j, mask=j < num, other=0.0)
                 row = tl.load(source + start + j, mask=j < num, other=0)
-                rows = load_rows(metric, work, row, split, slice, (j < num) & (weight > 0), D, SLICE)
+                rows = load_rows(metric, work, row, split, slice, (j < num) & (weight > 0), D, D, SLICE)
                 acc += share_of(weight, total)[:, None] * rows
             square += sum_of_squares(acc)
             tl.debug_barrier()  # all have read the rows before one is written
@@ -320,18 +320,22 @@ def merge_tile(
         if D > SLICE:
             tl.debug_barrier()
             for slice in range(0, D, SLICE):
-                rows = load_rows(metric, work, lies, split, slice, live & (total > 0), D, SLICE)
+                rows = load_rows(metric, work, lies, split, slice, live & (total > 0), D, D, SLICE)
                 scale = scale_of(square, total, WARD)
                 store_halves(rows, square, scale, live, group, slice, high, low, D, D, SLICE, WARD)
 
 
 @triton.jit
-def load_rows(metric, work, row, split, slice, live, D: tl.constexpr, SLICE: tl.constexpr):
-    """(R, SLICE) channels from `slice` on of rows (R,), zeros where not `live`."""
+def load_rows(
+    metric, work, row, split, slice, live, WIDTH: tl.constexpr, D: tl.constexpr, SLICE: tl.constexpr
+):  # fmt: skip
+    """(R, SLICE) channels from `slice` on of rows (R,), zeros where not `live`: below `split` of the metric,
+    WIDTH wide, from there on of `work`, D wide."""
     column = slice + tl.arange(0, SLICE)
     inside = row.to(tl.int64)
-    pointer = tl.where(row < split, metric + inside * D, work + (inside - split) * D)
-    return tl.load(pointer[:, None] + column[None, :], mask=live[:, None] & (column < D)[None, :], other=0.0)
+    pointer = tl.where(row < split, metric + inside * WIDTH, work + (inside - split) * D)
+    used = live[:, None] & (column[None, :] < tl.where(row < split, WIDTH, D)[:, None])
+    return tl.load(pointer[:, None] + column[None, :], mask=used, other=0.0)
 
 
 @triton.jit

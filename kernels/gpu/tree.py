@@ -191,8 +191,10 @@ def merge_parts(x: Tensor, weight: Tensor, height: Array, sizes: Array, goals: A
     heights_of, keys_of = nodes.height.cpu().numpy()[merges].astype(np.float64), keys[merges].astype(np.int64)
     chosen, named, roots, names = first_merges(num, goals, part, merges, heights_of, keys_of, pairs, lows)
     rows = torch.from_numpy(roots).to(device)
-    means = torch.cat([torch.where(weight[:, None] > 0, x, 0), nodes.x[:, : x.shape[1]]])[rows]
-    return Merges(named, heights_of[chosen], keys_of[chosen], names, means, nodes.weight[rows])
+    masses, merged = nodes.weight[rows], nodes.x[(rows - num).clamp_min(0), : x.shape[1]]
+    means = torch.where((rows < num)[:, None], x[rows.clamp_max(num - 1)], merged)
+    means = torch.where(masses[:, None] > 0, means, 0)
+    return Merges(named, heights_of[chosen], keys_of[chosen], names, means, masses)
 
 
 class Nodes(NamedTuple):

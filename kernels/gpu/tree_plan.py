@@ -11,19 +11,16 @@ import triton.language as tl
 from torch import Tensor
 
 from .._dispatch import on_its_device
+from .plan import warps_of
 from .plan_layout import cached, sent, sums
+from .plan_tiles import load_rows
 from .tree import ALIGNED, Nodes, channels_of, grow
-from .tree_tiles import ROWS, means_at
+from .tree_tiles import ROWS
 
 SEATS = (512, 1024, 2048)  # nodes of a part, in the forms that are compiled
 SLICE = 32  # channels of a mean that are copied at once
 CHUNK = 1 << 17  # tokens, about, whose blocks grow at once
 HIGHEST = tl.constexpr(0x7FFFFFFF)
-
-
-def warps_of(seats: int) -> int:
-    """Of a program that cuts a part of at most so many nodes."""
-    return max(4, seats // 256)
 
 
 @triton.jit
@@ -107,7 +104,7 @@ def cut_kernel(
             for slice in range(0, D, SLICE):
                 channel = slice + tl.arange(0, SLICE)
                 used = (row < left)[:, None] & (channel < D)[None]
-                mean = means_at(metric, x, root, has_weight, num, slice, WIDTH, D, SLICE)
+                mean = load_rows(metric, x, root, num, slice, has_weight, WIDTH, D, SLICE)
                 tl.store(out_x + to[:, None] * D + channel[None], mean, mask=used)
 
 

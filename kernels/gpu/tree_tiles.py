@@ -1,30 +1,18 @@
 """The steps of a round of `tree` in Triton; its `grow_kernel` runs them.
 
 A node is a token or a merge, in one numbering. `state` is what is known of nodes: means of merges, halves of
-all means, weights, squared lengths, one over each weight, and the children of merges. Nodes that are alive
+all means, weights, squared lengths, one over each weight, and the children of merges. What has no weight
+counts as zeros. Nodes that are alive
 have seats without a gap. What a search reads of a column lies by seat, so that tiles are read as they lie.
 """
 
 import triton
 import triton.language as tl
 
-from .plan_tiles import power_of_two, product, store_halves
+from .plan_tiles import load_rows, power_of_two, product, store_halves
 
 ROWS, COLUMNS = tl.constexpr(64), tl.constexpr(64)  # nodes that look for the nearest at once, and that go by
 NOISE = tl.constexpr(2.0**-18)  # of two nodes' squares: what rounding may put between two that are one point
-
-
-@triton.jit
-def means_at(
-    metric, x, node, has_weight, num, slice, WIDTH: tl.constexpr, D: tl.constexpr, SLICE: tl.constexpr
-):  # fmt: skip
-    """A slice of the means of nodes: a token's is a row of the metric, of WIDTH channels, a merge's one of x,
-    of D. Those without weight count as zeros."""
-    channel = slice + tl.arange(0, SLICE)
-    is_token = node < num
-    row = tl.where(is_token, metric + node.to(tl.int64) * WIDTH, x + (node - num).to(tl.int64) * D)
-    used = has_weight[:, None] & (channel[None] < tl.where(is_token, WIDTH, D)[:, None])
-    return tl.load(row[:, None] + channel[None], mask=used, other=0.0)
 
 
 @triton.jit
@@ -36,10 +24,10 @@ def measure(
     mass = tl.load(weight + node, mask=live, other=0.0)
     length = mass * 0
     for slice in range(0, D, SLICE):
-        mean = means_at(metric, x, node, mass > 0, num, slice, WIDTH, D, SLICE)
+        mean = load_rows(metric, x, node, num, slice, mass > 0, WIDTH, D, SLICE)
         length += tl.sum(mean * mean, axis=1)
     for slice in range(0, D, SLICE):
-        mean = means_at(metric, x, node, mass > 0, num, slice, WIDTH, D, SLICE)
+        mean = load_rows(metric, x, node, num, slice, mass > 0, WIDTH, D, SLICE)
         store_halves(mean, length, length, live, node, slice, halves, halves + D, D, 2 * D, SLICE, True)
     tl.store(square + node, length, mask=live)
     tl.store(inverse + node, tl.where(mass > 0, 1.0 / tl.where(mass > 0, mass, 1.0), float("inf")), mask=live)
@@ -58,8 +46,8 @@ def merge(
     share = second / tl.where(first + second > 0, first + second, 1.0)
     apart = share * 0
     for slice in range(0, D, SLICE):
-        start = means_at(metric, x, a, first > 0, num, slice, WIDTH, D, SLICE)
-        change = means_at(metric, x, b, second > 0, num, slice, WIDTH, D, SLICE) - start
+        start = load_rows(metric, x, a, num, slice, first > 0, WIDTH, D, SLICE)
+        change = load_rows(metric, x, b, num, slice, second > 0, WIDTH, D, SLICE) - start
         apart += tl.sum(change * change, axis=1)
         to = x + (node - num).to(tl.int64)[:, None] * D + (slice + tl.arange(0, SLICE))[None]
         tl.store(to, start + change * share[:, None], mask=live[:, None])
