@@ -11,7 +11,7 @@ from longcompress.eval.tasks.synthetic import (
     synthesize_qa,
     synthesize_whole,
 )
-from longcompress.eval.tasks.synthetic_alerts import synthesize_alerts
+from longcompress.eval.tasks.synthetic_alerts import synthesize_alerts, synthesize_requests
 from longcompress.eval.tasks.synthetic_events import synthesize_events
 from longcompress.eval.tasks.task import Asker, How
 
@@ -185,6 +185,8 @@ SPANS = sum(needle.truth.kind.startswith("when") or needle.truth.kind == "bindin
 
 EVENTS = synthesize_events(0, 300.0)[1][0].truth.events
 ALERTS = [example.truth.moments for example in synthesize_alerts(0, 300.0)[1]]
+REQUESTS = [example.truth for example in synthesize_requests(0, 300.0)[1]]
+NUM_COUNTED = sum(len(due.moments) for due in REQUESTS if due.request.kind == "count")
 
 
 def played(moments):
@@ -192,6 +194,15 @@ def played(moments):
     replies = [{"time": start_s + 1, "content": "now", "role": "assistant"} for start_s, _ in moments]
     steps = [{"time": float(t), "relevance_score": 0.5, "informative_score": 0.25} for t in range(2)]
     return {"model_response_list": replies, "video_duration": 300.0, "debug_data": steps}
+
+
+def told(due):
+    """Replies two seconds after each start: of counts all are right, of others "now" never is."""
+    line = played(due.moments)
+    if due.request.kind == "count":
+        for number, reply in enumerate(line["model_response_list"], 1):
+            reply["content"] = str(number)
+    return line
 
 
 def answer_of(events):
@@ -362,7 +373,18 @@ CASES = {
         ])},
         [f"synthetic_alerts-5min-0-{i}" for i in range(len(ALERTS))], (len(ALERTS) // 2, 1, 0),
         {"precision": 1.0, "recall": sum(map(len, ALERTS[::2])) / sum(map(len, ALERTS)), "delay_s": 1.0,
-         "alarms_per_hour": 0.0, "num_due": sum(map(len, ALERTS))},
+         "alarms_per_hour": 0.0, "num_due": sum(map(len, ALERTS)), "right": 0.0},
+    ),
+    "synthetic_requests": (
+        {"run.jsonl": json.dumps(SYNTHETIC) + "\n"},
+        {"p.jsonl": lines([
+            *({"question_id": f"synthetic_requests-5min-0-{i}"} | told(due)
+              for i, due in enumerate(REQUESTS) if due.request.kind in ("count", "happened")),
+            {"question_id": "x"} | played(()),
+        ])},
+        [f"synthetic_requests-5min-0-{i}" for i in range(len(REQUESTS))], (len(REQUESTS) - 5, 1, 0),
+        {"f1/count": 1.0, "right/count": 1.0, "f1/happened": 1.0, "right/happened": 0.0, "f1/both": 0.0,
+         "right/both": None, "num_replies": NUM_COUNTED + len(REQUESTS[-1].moments)},
     ),
 }  # fmt: skip
 

@@ -1,9 +1,8 @@
 """The benchmarks: their files as published, prompts, parsers of answers, scores."""
 
-from . import choice, events, open_qa, synthetic, synthetic_events
+from . import choice, events, open_qa, synthetic, synthetic_alerts, synthetic_events
 from .magqa import MAGQA
 from .qvhighlights import QVHIGHLIGHTS
-from .synthetic_alerts import ALERTS, TASK
 from .task import Task
 from .video_chatgpt import VIDEO_CHATGPT
 
@@ -18,5 +17,5 @@ TASKS: dict[str, Task] = {
     **choice.TASKS,
     **synthetic.TASKS,
     **synthetic_events.TASKS,
-    TASK: ALERTS,
+    **synthetic_alerts.TASKS,
 }

@@ -1,33 +1,47 @@
 """Alerts about synthetic videos: replies to a standing request, against the moments at which they are due."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 
 import numpy as np
 
-from ...synthetic import requests
 from ...synthetic.questions import TEMPLATES, read_spans
+from ...synthetic.requests import Request, pairs_of, request
 from ...synthetic.scenes import OBJECTS, SOUNDS, Scene, make_scene
-from ..metrics.intervals import Interval
-from ..metrics.timely import Timeline, corpus_of
+from ..metrics.bootstrap import Corpus
+from ..metrics.intervals import FloatArray, Interval
+from ..metrics.timely import Timeline, corpus_of, delays
 from .files import lines_text, one_file, read_records
 from .played import Played, line_of, played_in
 from .synthetic import QA_SEED, examples_of
-from .task import DEFAULT, Answers, Entries, Example, How, Paths, Prediction, Scored, Task
+from .task import (
+    DEFAULT,
+    Answers,
+    Entries,
+    Example,
+    How,
+    Paths,
+    Prediction,
+    Scored,
+    Synthesize,
+    Task,
+    groups_of,
+)
 
 TASK = "synthetic_alerts"
 NUM_REQUESTS = 4  # of each kind about a video; one of them is for what never comes
+OPEN_KINDS = ("appears", "sounds", "happens", "happened")  # these name nothing
 TOLERANCE_S = 2.0
-REQUESTS = {kind: requests.TEMPLATES[kind][0] for kind in ("seen", "heard")}
 
 
 @dataclass(frozen=True)
 class Due:
-    """What a request is about, and when it is seen or heard: a reply is due at each start."""
+    """When a reply is due, from each start on, and the synthetic request that says what is to be said."""
 
-    name: str
     moments: tuple[Interval, ...]
+    request: Request | None = None
 
 
 def synthesize_alerts(number: int, seconds: float) -> tuple[Scene, list[Example]]:
@@ -39,17 +53,37 @@ def synthesize_alerts(number: int, seconds: float) -> tuple[Scene, list[Example]
         others = sorted(set(known) - set(names))
         chosen = [*random.permutation(names)[: NUM_REQUESTS - 1], *random.permutation(others)[:1]]
         for name in map(str, chosen):
-            moments = tuple((event.start_s, event.end_s) for event in events if event.name == name)
             text = TEMPLATES[f"when_{kind}"][0].format(object=name, sound=name)
-            examples.append(Example("", "", text, Due(name, moments), seconds, groups=(("kind", kind),)))
+            examples.append(_example(request(kind, scene.events, **{kind: name}), seconds, text))
     return scene, examples
+
+
+def synthesize_requests(number: int, seconds: float) -> tuple[Scene, list[Example]]:
+    """A video, and requests of the other kinds: of two things at once (the last of a pair that is never
+    together), how often one comes, and what appears, is heard, happens and has ended."""
+    scene = make_scene(QA_SEED + number, seconds)
+    random, seen = np.random.default_rng([10, number]), sorted({event.name for event in scene.of("video")})
+    together = sorted(pairs_of(scene.events))
+    heard = sorted({event.name for event in scene.of("audio")})
+    apart = sorted({(a, b) for a in seen for b in heard} - set(together))
+    pairs = [*random.permutation(together)[: NUM_REQUESTS - 1], *random.permutation(apart)[:1]]
+    some = [request("both", scene.events, seen=str(a), heard=str(b)) for a, b in pairs]
+    some += [
+        request("count", scene.events, seen=str(name)) for name in random.permutation(seen)[:NUM_REQUESTS]
+    ]
+    some += [request(kind, scene.events) for kind in OPEN_KINDS]
+    return scene, [_example(one, seconds, one.text) for one in some]
+
+
+def _example(asked: Request, seconds: float, question: str) -> Example:
+    due = Due(tuple(asked.due), asked)
+    return Example("", "", question, due, seconds, groups=(("kind", asked.kind),))
 
 
 def request_of(example: Example) -> str:
     """What stands while the video plays."""
-    kind = dict(example.groups).get("kind")
-    name = example.truth.name
-    return example.question if kind is None else REQUESTS[kind].format(object=name, sound=name)
+    asked = example.truth.request
+    return example.question if asked is None else asked.text
 
 
 def tells(text: str, since_s: float, now_s: float) -> bool:
@@ -84,24 +118,28 @@ def write_played(answers: Answers) -> dict[str, str]:
 
 
 def score_alerts(answers: Answers) -> Scored:
-    """`timely` of all requests, and as NAME/seen and NAME/heard; a request without a prediction has no reply.
+    """`timely` of all requests, and as NAME/KIND; a request without a prediction has no reply.
 
     Returns:
-        Its numbers within TOLERANCE_S, num (requests), num_due, num_replies.
+        Its numbers within TOLERANCE_S; right and right/KIND, the share of the replies in time that say just
+        what is to be said then; num (requests), num_due, num_replies.
     """
-    video, lines = answers.column("video"), dict[str, Timeline]()
+    video, lines, right = answers.column("video"), dict[str, Timeline](), dict[str, list[bool]]()
     for example in answers.examples:
-        prediction = answers.by_id.get(example.id)
+        prediction, due = answers.by_id.get(example.id), example.truth
         value = (prediction and prediction.value) or Played(())
         duration_s = max(value.duration_s or 0.0, example.duration_s or 0.0)
-        replies = [min(time_s, duration_s) for time_s, _ in value.replies if time_s is not None]
-        lines[example.id] = Timeline(example.truth.moments, replies, duration_s)
-    corpora, kinds = [corpus_of(lines, video, TOLERANCE_S)], answers.column("groups")
-    for kind in REQUESTS:
-        some = {key: line for key, line in lines.items() if ("kind", kind) in kinds[key]}
-        if some:
-            corpora.append(corpus_of(some, video, TOLERANCE_S, f"/{kind}"))
-    metrics = {name: x for c in corpora for name, x in c.scores(np.ones(len(c.videos))).items()}
+        said = [(min(time_s, duration_s), text) for time_s, text in value.replies if time_s is not None]
+        lines[example.id] = Timeline(due.moments, [time_s for time_s, _ in said], duration_s)
+        in_time = delays(due.moments, lines[example.id].replies_s, TOLERANCE_S)
+        says = due.request and [due.request.is_right(ceil(said[i][0]) - 1, said[i][1]) for i in in_time]
+        right[example.id] = says or []  # a reply comes at its step's end
+    corpora = [corpus_of(lines, video, TOLERANCE_S), _right_corpus(right, video)]
+    for kind, ids in groups_of(answers.examples).get("kind", {}).items():
+        some = {key: lines[key] for key in ids}
+        corpora.append(corpus_of(some, video, TOLERANCE_S, f"/{kind}"))
+        corpora.append(_right_corpus({key: right[key] for key in ids}, video, f"/{kind}"))
+    metrics = {name: x for c in corpora for name, x in c.whole().items()}
     counts = {
         "num": len(lines), "num_due": sum(len(line.due) for line in lines.values()),
         "num_replies": sum(len(line.replies_s) for line in lines.values()),
@@ -109,17 +147,44 @@ def score_alerts(answers: Answers) -> Scored:
     return Scored(metrics | counts, {}, corpora)
 
 
-ALERTS = Task(
-    about="standing requests about synthetic videos: F1 of replies within 2 s, delay, false alarms an hour",
-    where="synthesized from seeds (--minutes, --num-videos); reference of `eval score` is the run's file",
-    read=partial(examples_of, task=TASK, synthesize=synthesize_alerts),
-    prompts={DEFAULT: lambda example: example.question},
-    times={DEFAULT: "whole_seconds"},
-    parse=played,
-    entries=read_played,
-    write=write_played,
-    score=score_alerts,
-    synthesize=synthesize_alerts,
-    request=request_of,
-    tells=tells,
-)
+def _right_corpus(right: Mapping[str, Sequence[bool]], video: Mapping[str, str], end: str = "") -> Corpus:
+    """The share of these replies that are right, of resampled videos."""
+    videos = tuple(dict.fromkeys(video[key] for key in right))
+    counts = np.zeros((len(videos), 2))
+    for key, some in right.items():
+        counts[videos.index(video[key])] += sum(some), len(some)
+
+    def scores(times: FloatArray) -> dict[str, float | None]:
+        good, num = (times @ counts).tolist()
+        return {f"right{end}": good / num if num else None}
+
+    return Corpus(videos, scores)
+
+
+def _task(synthesize: Synthesize, name: str, *, about: str, spans: bool) -> Task:
+    return Task(
+        about=about,
+        where="synthesized from seeds (--minutes, --num-videos); reference of `eval score` is the run's file",
+        read=partial(examples_of, task=name, synthesize=synthesize),
+        prompts={DEFAULT: lambda example: example.question},
+        times={DEFAULT: "whole_seconds"},
+        parse=played,
+        entries=read_played,
+        write=write_played,
+        score=score_alerts,
+        synthesize=synthesize,
+        request=request_of,
+        tells=tells if spans else None,
+    )
+
+
+TASKS = {
+    TASK: _task(
+        synthesize_alerts, TASK, spans=True,
+        about="standing requests on synthetic videos: F1 of replies within 2 s, delay, false alarms an hour",
+    ),
+    "synthetic_requests": _task(
+        synthesize_requests, "synthetic_requests", spans=False,
+        about="as synthetic_alerts: two things at once, counts, what appears, is heard, happens, has ended",
+    ),
+}  # fmt: skip

@@ -113,7 +113,7 @@ def from_records(path: str) -> "Source":
         for number, text in enumerate(dict.fromkeys(event.text for event in record.events)):
             due = tuple((e.start_s, e.end_s) for e in record.events if e.text == text)
             request = REQUEST.format(text)
-            examples.append(Example(f"{key}-{number}", key, request, Due(text, due), record.duration_s))
+            examples.append(Example(f"{key}-{number}", key, request, Due(due), record.duration_s))
     if not examples:
         raise ValueError(f"--records {path} must have records with events, got none")
 

@@ -4,6 +4,7 @@ A second k has the frame at k and the audio of [k, k + 1). What is asked for is 
 and informative in the first two of them, or in the first two after its end.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, floor
@@ -60,7 +61,7 @@ class Request:
     kind: str
     text: str
     moments: tuple[Moment, ...]
-    unsure: frozenset[int]
+    unsure: tuple[int, ...]
 
     @property
     def due(self) -> list[tuple[float, float]]:
@@ -96,6 +97,22 @@ class Request:
             items = [f"{item} to {m.last + offset_s}" for item, m in zip(items, now, strict=True)]
         return ", ".join(items) or NOTHING
 
+    def is_right(self, second: int, text: str) -> bool:
+        """Whether a reply in this second says the number, or names just what is to be named; its times don't
+        count."""
+        says = self.reply(second)
+        return text.strip() == says if self.kind == "count" else _names(text) == _names(says)
+
+
+def pairs_of(events: Iterable[SceneEvent]) -> list[tuple[str, str]]:
+    """What is seen, and what is heard with it for at least MIN_COMMON_S."""
+    events = list(events)
+    shown, played = ([event for event in events if event.kind == kind] for kind in ("video", "audio"))
+    return [
+        (a.name, b.name) for a in shown for b in played
+        if min(a.end_s, b.end_s) - max(a.start_s, b.start_s) >= MIN_COMMON_S
+    ]  # fmt: skip
+
 
 def request(
     kind: str, events: Sequence[SceneEvent], *, seen: str = "", heard: str = "", form: int = 0
@@ -129,7 +146,7 @@ def request(
 
 def _common(
     shown: Sequence[SceneEvent], played: Sequence[SceneEvent]
-) -> tuple[tuple[Moment, ...], frozenset[int]]:
+) -> tuple[tuple[Moment, ...], tuple[int, ...]]:
     """Moments of an object and a sound together, and the seconds in which that is unsure."""
     moments, unsure = [], set(_unsure([*shown, *played]))
     for a in shown:
@@ -140,18 +157,23 @@ def _common(
                 moments.append(Moment(start_s, end_s, max(firsts), min(lasts), f"{a.name}, {b.name}"))
             elif end_s > start_s:
                 unsure |= set(range(floor(start_s), ceil(end_s) + 1))
-    return _by_start(moments), frozenset(unsure)
+    return _by_start(moments), tuple(sorted(unsure))
 
 
 def _by_start(moments: Iterable[Moment]) -> tuple[Moment, ...]:
     return tuple(sorted(moments))
 
 
-def _unsure(events: Iterable[SceneEvent]) -> frozenset[int]:
+def _names(text: str) -> list[str]:
+    """The names of a reply, without their times."""
+    return sorted(re.sub(r"[\d ]+(to [\d ]+)?$", "", item.strip()) for item in text.split(","))
+
+
+def _unsure(events: Iterable[SceneEvent]) -> tuple[int, ...]:
     """Seconds that a sound fills by less than a half."""
     out = set[int]()
     for event in events:
         if event.kind == "audio":
             first, last = printed_seconds(event)
             out |= set(range(floor(event.start_s), ceil(event.end_s))) - set(range(first, last + 1))
-    return frozenset(out)
+    return tuple(sorted(out))

@@ -22,9 +22,12 @@ from longcompress.eval.tasks.synthetic_alerts import (
     Due,
     request_of,
     synthesize_alerts,
+    synthesize_requests,
     tells,
 )
 from longcompress.eval.tasks.task import Example
+from longcompress.synthetic.requests import KINDS
+from longcompress.synthetic.scenes import OBJECTS, SOUNDS
 
 from clips import make_clip
 from models import with_heads
@@ -63,10 +66,24 @@ def test_due_moments_are_the_events_of_the_scene():
         some = [e for e in examples if ("kind", kind) in e.groups]
         assert len(some) == 4 and not some[-1].truth.moments and all(e.truth.moments for e in some[:-1])
         for example in some:
-            events = [e for e in scene.events if e.name == example.truth.name]
+            name = next(n for n in (*OBJECTS, *SOUNDS) if f" {n} " in f"{example.question[:-1]} ")
+            events = [e for e in scene.events if e.name == name]
             assert example.truth.moments == tuple((e.start_s, e.end_s) for e in events)
-            assert example.truth.name in example.question and example.truth.name in request_of(example)
+            assert name in request_of(example)
     assert tells("12 to 19", 10, 15) and not tells("12 to 19", 15, 20) and not tells("nothing", 0, 5)
+
+
+def test_requests_are_of_all_other_kinds_and_one_pair_is_never_together():
+    scene, examples = synthesize_requests(3, 120.0)
+    asked = [example.truth.request for example in examples]
+    assert {one.kind for one in asked} == set(KINDS) - {"seen", "heard"}
+    pairs = [one for one in asked if one.kind == "both"]
+    assert len(pairs) > 1 and [bool(one.moments) for one in pairs] == [True] * (len(pairs) - 1) + [False]
+    assert [request_of(example) for example in examples] == [one.text for one in asked]
+    happened = asked[-1]
+    assert [start_s for start_s, _ in happened.due] == [
+        e.end_s for e in sorted(scene.events, key=lambda e: e.start_s)
+    ]
 
 
 def test_every_arm_is_played_and_scored(played):
@@ -137,7 +154,7 @@ CURVES = {  # the score passes .6 two seconds into each event, and .4 in quiet
                      list(range(60)), [(9.5, 14.0)], 60.0)
     for n in range(4)
 }  # fmt: skip
-ASKED = [Example(key, key[:2], "?", Due("x", CURVES[key].due)) for key in CURVES]
+ASKED = [Example(key, key[:2], "?", Due(CURVES[key].due)) for key in CURVES]
 
 
 @pytest.mark.parametrize("alarms", [None, 0.0])
@@ -181,8 +198,8 @@ def test_a_trigger_is_written_and_records_have_due_moments(tmp_path):
         json.dumps({"key": "v", "video": "v.mp4", "duration_s": 20.0, "events": events}) + "\n"
     )
     source = cli.from_records(str(records))
-    assert [(e.truth.name, e.truth.moments) for e in source.examples] == [
-        ("a", ((1.0, 3.0), (9.0, 11.0))), ("b", ((5.0, 7.0),))
+    assert [(e.question, e.truth.moments) for e in source.examples] == [
+        (cli.REQUEST.format("a"), ((1.0, 3.0), (9.0, 11.0))), (cli.REQUEST.format("b"), ((5.0, 7.0),))
     ]  # fmt: skip
     records.write_text(json.dumps({"key": "v", "video": "v.mp4"}) + "\n")
     with pytest.raises(ValueError, match="must have records with events"):

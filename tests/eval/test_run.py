@@ -193,7 +193,9 @@ def test_each_task_and_prompt_to_its_end(model, tmp_path, monkeypatch, task, pro
     names = summary["each"]
     of_all = {key: {n: names[n][key] for n in names if key in names[n]} or None for key in each}
     of_meteor = task in ("activitynet-dense", "longvale-dvc", "youcook2") and not is_available()
-    unscored = task in ("longvale-sc", "synthetic_alerts") or of_meteor or "note" in summary
+    unscored = (
+        task in ("longvale-sc", "synthetic_alerts", "synthetic_requests") or of_meteor or "note" in summary
+    )
     assert each == of_all and unscored == (each[examples[0].id] is None)
     of_captions = task in ("activitynet-dense", "youcook2", "longvale-dvc", "longvale-sc", "avsd")
     assert TASKS[task].uses_meteor == of_captions == (summary["header"]["meteor"] is not None)

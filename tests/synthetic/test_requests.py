@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from longcompress.synthetic.questions import VOCABULARY
-from longcompress.synthetic.requests import KINDS, WORDS, request
+from longcompress.synthetic.requests import KINDS, WORDS, pairs_of, request
 from longcompress.synthetic.scenes import OBJECTS, SOUNDS, SceneEvent, heard, make_scene, patches
 from longcompress.synthetic.tokenizer import add_words, word_tokenizer
 
@@ -56,6 +56,23 @@ def test_replies_by_hand():
     assert replies("happened", 9, 11) == ["red ball 3 to 8, bell 6 to 8", "nothing"]
     with pytest.raises(ValueError, match=r"kind must be one of \('seen', .*got 'smelt'"):
         request("smelt", EVENTS)
+
+
+def test_a_reply_is_right_if_it_names_just_what_is_due_or_says_the_number():
+    both, count = (request(kind, EVENTS, seen="red ball", heard="bell") for kind in ("both", "count"))
+    assert both.is_right(7, "red ball, bell 6") and both.is_right(7, "bell, red ball 1 2")
+    assert not any(
+        both.is_right(7, text) for text in ("red ball 6", "bell", "nothing", "", "red ball, siren 6")
+    )
+    happened = request("happened", EVENTS)
+    assert happened.is_right(9, "red ball 1 to 3, bell 6 to 8") and not happened.is_right(9, "bell 6 to 8")
+    assert happened.is_right(11, "nothing") and not happened.is_right(9, "nothing")
+    assert [count.is_right(15, text) for text in ("2", "1", "nothing", "12")] == [True, False, False, False]
+
+
+def test_pairs_are_together_for_two_seconds():
+    assert pairs_of(EVENTS) == [("red ball", "bell")]  # .1 s of the second time is none
+    assert pairs_of(EVENTS[1:]) == []
 
 
 def test_relevant_seconds_are_those_of_the_scene():

@@ -15,7 +15,7 @@ from ...llm import CausalLM
 from ...llm.live import CausalParts
 from ...llm.prompt import IGNORED
 from ...model import LongCompress
-from ...synthetic.requests import KINDS, MIN_COMMON_S, WORDS, Request, request
+from ...synthetic.requests import KINDS, WORDS, Request, pairs_of, request
 from ...synthetic.scenes import OBJECTS, SOUNDS, SceneEvent, clip_events
 from ...synthetic.tokenizer import add_words
 from ...types import CompressedVideo, Tokens
@@ -261,12 +261,9 @@ def _request(
         pool = [e.name for e in some] if now and some else known
         slots[slot] = str(pool[int(random.integers(len(pool)))])
     if kind == "both" and now:  # a pair that comes together, if there is any
-        pairs = [
-            {"seen": a.name, "heard": b.name} for a in shown for b in played
-            if min(a.end_s, b.end_s) - max(a.start_s, b.start_s) >= MIN_COMMON_S
-        ]  # fmt: skip
+        pairs = pairs_of(near)
         if pairs and random.random() < 0.7:
-            slots = pairs[int(random.integers(len(pairs)))]
+            slots = dict(zip(("seen", "heard"), pairs[int(random.integers(len(pairs)))], strict=True))
     return request(kind, events, form=form, **slots)
 
 
