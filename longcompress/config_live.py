@@ -93,6 +93,10 @@ class LiveConfig:
         text_tokens: of all requests and kept replies in the context; a question may have as many.
         step_tokens: tokens of a reply that are made after each step; 0: all of it at once, while the video
             waits.
+        heads_of: what the scores of heads are about: the "last" request that stands, as MMDuet's are, or
+            "all". Then each is asked where they rise, and one that repeats itself or has `nothing` to say has
+            not spoken.
+        nothing: a reply of just these words is not said; empty: all are said.
         poll: what is asked where trigger.heads is "poll"; {request} is the text that stands, {now} the
             second.
         poll_yes, poll_no: how the answer begins, or not. The score is the probability of yes against no, or
@@ -111,6 +115,8 @@ class LiveConfig:
     slice_tokens: int = 192
     text_tokens: int = 512
     step_tokens: int = 8
+    heads_of: Literal["last", "all"] = "last"
+    nothing: str = ""
     poll: str = "{request} Is that so now? Answer yes or no."
     poll_yes: str = "Yes"
     poll_no: str = "No"
@@ -137,10 +143,11 @@ class LiveConfig:
             )
         if not self.near_s and not self.max_frames:
             raise ValueError("near_s 0 keeps every step: it needs max_frames > 0, got 0")
-        if self.turns == "released" and (self.near_s or POLL in self.trigger.heads):
+        is_plain = POLL not in self.trigger.heads and self.heads_of == "last" and not self.nothing
+        if self.turns == "released" and (self.near_s or not is_plain):
             raise ValueError(
-                'turns "released" needs near_s 0 and the scores of heads, got near_s '
-                f"{self.near_s} and trigger.heads {self.trigger.heads}"
+                'turns "released" needs near_s 0, the scores of heads, heads_of "last" and nothing "", got '
+                f"{self.near_s}, trigger.heads {self.trigger.heads}, {self.heads_of!r} and {self.nothing!r}"
             )
         names = {name for _, name, _, _ in Formatter().parse(self.poll) if name is not None}
         if not self.poll_no or "request" not in names or names - {"request", "now"}:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .compression.state import MergeState
-from .compression.triggers import TriggerState, step
+from .compression.triggers import TriggerState, step, unsaid
 from .config_live import POLL, LiveConfig
 from .events.parse import parse_spans
 from .live_bound import bound_of, tokens_a_step
@@ -164,7 +164,9 @@ class LiveContext:
     def cancel(self, time_s: float, reason: str = "cancelled") -> list[SessionEvent]:
         """What is being said ends, and nothing of it stays; no event where nothing is."""
         speech, self.speech = self.speech, None
-        return [] if speech is None else [Dropped("reply", speech.began_s, time_s, reason)]
+        if speech is None or not speech.is_told:
+            return []
+        return [Dropped("reply", speech.began_s, time_s, reason)]
 
     def finish(self, time_s: float) -> list[SessionEvent]:
         """All that is due is said to its end."""
@@ -279,7 +281,7 @@ class LiveContext:
     # --- when it speaks
 
     def _score(self, read: Read, start_s: float, end_s: float) -> list[SessionEvent]:
-        """Scores of a step, by heads or of each request; what fires becomes due."""
+        """Scores of a step; what fires becomes due."""
         config = self.config
         standing = [(turn.request, turn.text) for turn in self.turns if turn.request is not None]
         rows = self.scores.of(read, self.now.reader, standing, self.now.closing, end_s)
@@ -310,7 +312,7 @@ class LiveContext:
             text = next((turn.text for turn in self.turns if turn.request == request), "")
             part = self._question(text or "?", stands=True)
             self.speech = Speech(self.now.chunks, self.now.reader.fork(), part, request, text, time_s)
-            events += [ReplyBegan(time_s, request), *self._say(num, time_s)]
+            events += self._say(num, time_s)
         return events
 
     def _question(self, text: str, *, stands: bool) -> Part:
@@ -330,15 +332,26 @@ class LiveContext:
         """Up to `num` tokens more of what is being said; 0: all."""
         speech, config = self.speech, self.config
         assert speech is not None
-        text = speech.say(self.parts, num, config.max_reply_tokens, config.repetition_penalty, self.seen)
-        events: list[SessionEvent] = []
-        if text and speech.request is not None:
-            events.append(ReplyPart(time_s, speech.request, text))
-        if not speech.is_done(self.parts, config.max_reply_tokens):
+        limit = config.max_reply_tokens
+        speech.say(self.parts, num, limit, config.repetition_penalty, self.seen)
+        is_done, name = speech.is_done(self.parts, limit), str(speech.request)
+        text, events = speech.text(self.parts).strip(), list[SessionEvent]()
+        self.speech = None if is_done else speech
+        is_repeat = speech.request is not None and is_done and self.last.get(name) == text
+        may_be_nothing = bool(config.nothing) and not speech.is_told and config.nothing.startswith(text)
+        is_nothing = may_be_nothing and text == config.nothing
+        if is_done and (is_nothing or is_repeat) and config.heads_of == "all" and name in self.triggers:
+            self.triggers[name] = unsaid(self.triggers[name])
+        if is_nothing or (may_be_nothing and not is_done):
             return events
-        self.speech = None
-        text, name = speech.text(self.parts).strip(), str(speech.request)
-        is_repeat = speech.request is not None and self.last.get(name) == text
+        if speech.request is not None:
+            if not speech.is_told:
+                events.append(ReplyBegan(speech.began_s, speech.request))
+            speech.is_told = True
+            if piece := speech.piece(self.parts, limit):
+                events.append(ReplyPart(time_s, speech.request, piece))
+        if not is_done:
+            return events
         if speech.request is not None:
             self.last[name] = text
         if config.repetition_penalty != 1.0:

@@ -12,7 +12,7 @@ NOBODYS = 0  # the request of scores in released form before anything was asked
 
 
 class LiveScores:
-    """Scores of a step, about the last request by heads, about each by a poll.
+    """Scores of a step: by heads about the last request or all (LiveConfig.heads_of), about each by a poll.
 
     Args:
         llm: the language model.
@@ -58,7 +58,8 @@ class LiveScores:
         assert self.heads is not None
         scores = {name: float(p) for name, p in self.heads.scores(read.hidden[-1:]).items()}
         nobodys = NOBODYS if self.config.turns == "released" else None
-        return [(standing[-1][0] if standing else nobodys, scores)]
+        about = standing if self.config.heads_of == "all" else standing[-1:]
+        return [(number, scores) for number, _ in about] or [(nobodys, scores)]
 
     def poll(self, reader: LiveReader, text: str, before: Sequence[int], now_s: float) -> float:
         """The probability that the answer to the poll about a request begins with yes."""

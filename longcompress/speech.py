@@ -31,11 +31,12 @@ class Speech:
         self.chunks, self.reader, self.part = list(chunks), reader, question
         self.request, self.question, self.began_s = request, text, began_s
         self.tokens: list[int] = []
-        self._num_said = 0  # characters of the text that `say` has returned
+        self.is_told = request is None  # whether an event has told of it
+        self._num_said = 0  # characters of the text that `piece` has returned
         self._logits: Tensor = reader.read([question]).logits
 
-    def say(self, parts: Parts, num: int, limit: int, penalty: float, seen: Sequence[int]) -> str:
-        """What up to `num` tokens more (0: all of at most `limit`) add to the text."""
+    def say(self, parts: Parts, num: int, limit: int, penalty: float, seen: Sequence[int]) -> None:
+        """Up to `num` tokens more (0: all of at most `limit`)."""
         stop = limit if num == 0 else min(limit, len(self.tokens) + num)
         while len(self.tokens) < stop and not self.is_done(parts, limit):
             logits = self._logits.clone()
@@ -43,6 +44,9 @@ class Speech:
             self.tokens.append(pick(logits, penalty, [*seen, *self.tokens]))
             if not self.is_done(parts, limit):
                 self._read(parts, self.tokens[-1])
+
+    def piece(self, parts: Parts, limit: int) -> str:
+        """The text that no piece before had."""
         text = self.text(parts)
         if text.endswith(HALF) and not self.is_done(parts, limit):
             return ""
@@ -63,6 +67,7 @@ class Speech:
         return {
             "chunks": self.chunks, "part": self.part, "request": self.request, "question": self.question,
             "began_s": self.began_s, "tokens": self.tokens, "num_said": self._num_said,
+            "is_told": self.is_told,
         }  # fmt: skip
 
     @classmethod
@@ -75,6 +80,7 @@ class Speech:
             state["chunks"], reader, state["part"], state["request"], state["question"], state["began_s"]
         )
         speech.tokens, speech._num_said = state["tokens"], state["num_said"]
+        speech.is_told = state["is_told"]
         for token in speech.tokens:
             speech._read(parts, token)
         return speech

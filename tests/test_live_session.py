@@ -369,6 +369,66 @@ def test_each_request_has_its_own_poll_and_trigger(model):
     assert len({e.scores["poll"] for e in scored[:2]}) == 2
 
 
+ALL = replace(ALWAYS, trigger=TriggerConfig("single", 0.01, ("relevance",), release=True), heads_of="all")
+
+
+def test_heads_score_about_all_requests_and_each_is_asked(model):
+    """Released, each has its one reply: the score never falls. What repeats itself has not spoken."""
+    texts = ((0.0, TEXT, "may"), (5.0, "what is seen", "may"))
+    _, events = run(model, replace(ALL, step_tokens=0), steps_of(12.0), texts)
+    scored = of(events, Scored)
+    assert [(e.time_s, e.request) for e in scored] == [(t, 1) for t in range(5)] + [
+        (t, request) for t in range(5, 12) for request in (1, 2)
+    ]
+    assert all(a.scores == b.scores for a, b in zip(scored[5::2], scored[6::2], strict=True))
+    for request, since_s in ((1, 0.0), (2, 5.0)):
+        replies = [e for e in of(events, Reply) if e.request == request]
+        assert replies[0].time_s == since_s + 1
+        # after a repeat it is asked again at once
+        for before, reply in pairwise(replies):
+            assert before.is_repeat or reply.time_s > before.time_s + 1
+        fired = [e.time_s + 1 for e in scored if e.request == request and e.fired]
+        assert fired == [reply.time_s for reply in replies]
+
+
+@pytest.mark.parametrize("step_tokens", [0, 1])
+def test_a_reply_of_nothing_is_not_said_and_its_request_may_be_asked_again(model, step_tokens):
+    live = replace(ALL, step_tokens=step_tokens, max_reply_tokens=3)
+    _, events = run(model, live, steps_of(14.0))
+    silence = of(events, Reply)[0].answer.text
+    _, quiet = run(model, replace(live, nothing=silence), steps_of(14.0))
+    said = [e.answer.text for e in of(quiet, Reply)]
+    assert silence not in said and silence not in [e.text.strip() for e in of(quiet, ReplyPart)]
+    assert len(of(quiet, ReplyBegan)) == len(said)
+    again_at = {0: 1, 1: 3}[step_tokens]  # at the step behind its end
+    assert [i for i, e in enumerate(of(quiet, Scored)) if e.fired] == [0, again_at]
+    # a word more than what it says: it is said, and whole
+    _, again = run(model, replace(live, nothing=f"{silence} x"), steps_of(14.0))
+    for kind in (Reply, Scored):
+        assert of(again, kind) == of(events, kind)
+    for some in (again, events):
+        assert "".join(e.text for e in of(some, ReplyPart)).split() == silence.split()
+
+
+def test_what_may_be_nothing_goes_on_from_a_snapshot(model):
+    _, events = run(model, replace(ALL, step_tokens=1), steps_of(8.0))
+    live = replace(ALL, step_tokens=1, nothing=of(events, Reply)[0].answer.text)
+    session = session_of(model, live)
+    session.push_text(TEXT, reply="may")
+    parts, held = list(steps_of(16.0)), 0
+    for i, part in enumerate(parts[:20]):
+        session.push(part)
+        speech = session.live.context.speech
+        held += speech is not None and not speech.is_told
+        twin = Session.restore(model, session.snapshot())
+        other = Session.restore(model, session.snapshot())
+        rest = [[e for p in parts[i + 1 : i + 9] for e in s.push(p)] for s in (twin, other)]
+        assert rest[0] == rest[1]
+        if speech is not None and not speech.is_told:
+            assert Session.restore(model, session.snapshot()).cancel() == []
+    assert held > 2
+
+
 def test_a_poll_is_the_models_own_answer(model):
     """The probability of the first word of yes against no, or of all but no."""
     session = session_of(model, QUIET)

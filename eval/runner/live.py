@@ -3,7 +3,8 @@
 Arms, side by side: "live" is a live session; "recent" the same without a past; "segments" answers at each end
 of a segment and "random" as often as "live" spoke, at random, both from the live context; "poll" asks the
 memory every so many seconds. Each has a file of its own, which the same command resumes. Costs are CPU times
-of the thread that reads, without those of making or decoding the video.
+of the thread that reads, without those of making or decoding the video; of requests that stand together each
+has its share.
 """
 
 import math
@@ -22,7 +23,7 @@ from ...config_values import to_dict
 from ...media.reader import Reading
 from ...model import LongCompress
 from ...session import Session
-from ...session_events import Dropped, Reply, Scored, SegmentClosed, SessionEvent
+from ...session_events import Asked, Dropped, Reply, Scored, SegmentClosed, SessionEvent
 from ...threads import single_thread
 from ...types import Audio, Frames
 from ..tasks.files import json_text, lines_text, write_text
@@ -46,16 +47,20 @@ class LiveArms:
         arms: of live, recent (without a past), segments (an answer at each end of a segment), random (as many
             answers at random times), poll (the memory is asked again and again).
         poll_s: seconds between questions of poll.
+        together: all requests of a video stand in one session; each has a session of its own otherwise.
     """
 
     arms: tuple[str, ...] = ("live",)
     poll_s: float = 5.0
+    together: bool = False
 
     def __post_init__(self) -> None:
         if not self.arms or {*self.arms} - {*ARMS} or len({*self.arms}) < len(self.arms):
             raise ValueError(f"arms must be some of {ARMS}, each once, got {self.arms}")
         if {*PLANNED} & {*self.arms} and "live" not in self.arms:
             raise ValueError(f"arms {PLANNED} take their times from live; add live, got {self.arms}")
+        if self.together and {*PLANNED} & {*self.arms}:
+            raise ValueError(f"arms {PLANNED} are of a session for each request; leave out --together")
         if not 0 < self.poll_s < math.inf:
             raise ValueError(f"poll_s must be > 0 seconds, got {self.poll_s}")
 
@@ -94,6 +99,7 @@ def run_live(
         for arm in sorted(outs, key=ARMS.index):  # "live" before those that take times from it
             header = header_of(source, model, config, how) | {
                 "arm": arm, "live": to_dict(live), "poll_s": arms.poll_s if arm == "poll" else None,
+                "together": arms.together,
             }  # fmt: skip
             before = run_file.open_run(outs[arm], header)
             lines: dict[str, Mapping[str, Any]] = {
@@ -102,11 +108,15 @@ def run_live(
             if len(lines) < len(before.lines):
                 write_text(outs[arm], lines_text([before.header, *lines.values()]))
             play = _Play(task, model, live, arm, arms.poll_s, config.media, done)
-            for example in tqdm(examples, desc=f"{source.task} {arm}", unit="request", disable=None):
-                if example.id not in lines:
-                    lines[example.id] = _line(source, play, example)
+            groups: dict[str, list[Example]] = {}
+            for example in examples:
+                groups.setdefault(example.video if arms.together else example.id, []).append(example)
+            for some in tqdm(groups.values(), desc=f"{source.task} {arm}", unit="session", disable=None):
+                if new := {example.id for example in some} - {*lines}:
+                    played = [line for line in _lines(source, play, some) if line["id"] in new]
+                    lines |= {line["id"]: line for line in played}
                     with outs[arm].open("ab") as file:
-                        file.write(lines_text([lines[example.id]]).encode())
+                        file.write(lines_text(played).encode())
             done = lines if arm == "live" else done
             summaries.append(_summary(task, source.task, examples, outs[arm], header, lines, how, num_draws))
     return summaries
@@ -136,58 +146,77 @@ class _Play:
         return sorted(np.random.default_rng(seed).uniform(0, end_s, num).tolist())
 
 
-def _line(source: Source, play: _Play, example: Example) -> dict[str, Any]:
-    """The line of an example: MMDuet's, and ends of segments, seconds of CPU, what was dropped."""
+def _lines(source: Source, play: _Play, examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """The lines of examples that stand together: MMDuet's, and ends of segments, seconds of CPU, what was
+    dropped."""
+    video = examples[0].video
     known = play.model.media
     streams = known if play.media == "both" else (play.media,)
     media = replace(play.model.config.media, video="video" in streams, audio="audio" in streams)
     warnings = list[str]()
     try:
-        with source.open(example.video, media, warnings.append) as parts:
+        with source.open(video, media, warnings.append) as parts:
             present = [kind for kind in streams if parts.streams is None or kind in parts.streams]
-            line = (_polled if play.arm == "poll" else _live)(play, example, parts, present)
+            lines = (_polled if play.arm == "poll" else _live)(play, examples, parts, present)
     except (OSError, ValueError) as error:
-        return {"id": example.id, "video": example.video, "failed": str(error)}
-    head = {"id": example.id, "question_id": example.id, "video": example.video}
-    return head | line | ({"warnings": warnings} if warnings else {})
+        return [{"id": example.id, "video": video, "failed": str(error)} for example in examples]
+    after = {"warnings": warnings} if warnings else {}
+    return [
+        {"id": example.id, "question_id": example.id, "video": video} | line | after
+        for example, line in zip(examples, lines, strict=True)
+    ]
 
 
-def _live(play: _Play, example: Example, parts: Reading, media: Sequence[str]) -> dict[str, Any]:
+def _live(
+    play: _Play, examples: Sequence[Example], parts: Reading, media: Sequence[str]
+) -> list[dict[str, Any]]:
     config = replace(play.config, past=0) if play.arm == "recent" else play.config
     session = Session(play.model, media=media, patience_s=math.inf, live=config)
     assert play.task.request is not None
-    request, events = play.task.request(example), list[SessionEvent]()
+    events = list[SessionEvent]()
     with single_thread():
         clock = _Clock(parts)
-        if play.arm in PLANNED:
-            for time_s in play.times_s(example):
-                events += session.push_text(request, time_s)
-        else:
-            events += session.push_text(request, 0.0, reply="may")
+        for example in examples:
+            request = play.task.request(example)
+            if play.arm in PLANNED:
+                for time_s in play.times_s(example):
+                    events += session.push_text(request, time_s)
+            else:
+                events += session.push_text(request, 0.0, reply="may")
         for part in clock:
             events += session.push(part)
             for modality in session.encoder.media:
                 events += session.reach(modality, parts.reached_s.get(modality, 0.0))
         events += session.close()
-    scored = [event for event in events if isinstance(event, Scored) and event.request is not None]
-    replies = [
-        (event.time_s, event.answer.text)
-        for event in events
-        if isinstance(event, Reply) and not event.is_repeat
-    ]
-    times_s, scores = [event.time_s for event in scored], [event.scores for event in scored]
-    return line_of(replies, times_s, scores, session.encoder.end_s) | {
-        "fired_s": [event.time_s for event in scored if event.fired],
+    shared = {
         "segments_s": [event.end_s for event in events if isinstance(event, SegmentClosed)],
         "dropped": sum(isinstance(event, Dropped) for event in events),
-        "seconds": {"cpu": round(clock.seconds(), 3)},
+        "seconds": {"cpu": round(clock.seconds() / len(examples), 3)},
     }
+    scored = [event for event in events if isinstance(event, Scored) and event.request is not None]
+    replies = [event for event in events if isinstance(event, Reply) and not event.is_repeat]
+    numbers = [event.request for event in events if isinstance(event, Asked)]
+    lines = []
+    for i in range(len(examples)):
+        # replies that nobody asked for count where there is one request
+        steps, said = scored, replies
+        if len(examples) > 1:
+            steps = [event for event in scored if event.request == numbers[i]]
+            said = [event for event in replies if event.request == numbers[i]]
+        line = line_of(
+            [(event.time_s, event.answer.text) for event in said], [event.time_s for event in steps],
+            [event.scores for event in steps], session.encoder.end_s,
+        )  # fmt: skip
+        lines.append(line | {"fired_s": [event.time_s for event in steps if event.fired]} | shared)
+    return lines
 
 
-def _polled(play: _Play, example: Example, parts: Reading, media: Sequence[str]) -> dict[str, Any]:
+def _polled(
+    play: _Play, examples: Sequence[Example], parts: Reading, media: Sequence[str]
+) -> list[dict[str, Any]]:
     session = Session(play.model, media=media, patience_s=math.inf)
-    prompt, tells, last = play.task.prompts[DEFAULT](example), play.task.tells, ""
-    replies = list[tuple[float, str]]()
+    prompts, tells = [play.task.prompts[DEFAULT](example) for example in examples], play.task.tells
+    last, replies = [""] * len(examples), [list[tuple[float, str]]() for _ in examples]
     with single_thread():
         clock = _Clock(parts)
         for number, stretch in enumerate(stretches(clock, play.poll_s, media), 1):
@@ -196,11 +225,13 @@ def _polled(play: _Play, example: Example, parts: Reading, media: Sequence[str])
             now_s = min(number * play.poll_s, session.encoder.end_s)
             if not session.encoder.end_s:
                 continue
-            text = session.ask(prompt).text
-            if tells(text, now_s - play.poll_s, now_s) if tells else text != last:
-                replies.append((now_s, text))
-            last = text
-    return line_of(replies, [], [], session.encoder.end_s) | {"seconds": {"cpu": round(clock.seconds(), 3)}}
+            for i, prompt in enumerate(prompts):
+                text = session.ask(prompt).text
+                if tells(text, now_s - play.poll_s, now_s) if tells else text != last[i]:
+                    replies[i].append((now_s, text))
+                last[i] = text
+    seconds = {"cpu": round(clock.seconds() / len(examples), 3)}
+    return [line_of(said, [], [], session.encoder.end_s) | {"seconds": seconds} for said in replies]
 
 
 class _Clock(Iterator[Frames | Audio]):

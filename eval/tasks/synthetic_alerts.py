@@ -54,7 +54,7 @@ def synthesize_alerts(number: int, seconds: float) -> tuple[Scene, list[Example]
         chosen = [*random.permutation(names)[: NUM_REQUESTS - 1], *random.permutation(others)[:1]]
         for name in map(str, chosen):
             text = TEMPLATES[f"when_{kind}"][0].format(object=name, sound=name)
-            examples.append(_example(request(kind, scene.events, **{kind: name}), seconds, text))
+            examples.append(_example(request(kind, scene.events, seen=name, heard=name), seconds, text))
     return scene, examples
 
 

@@ -125,7 +125,7 @@ def run(
     if live:
         summaries = run_live(questions, model, path, config, arms, **again)
     elif arms != LiveArms():
-        raise ValueError("--arms and --poll-s are of live sessions; add --live")
+        raise ValueError("--arms, --poll-s and --together are of live sessions; add --live")
     else:
         summaries = run_task(questions, model, path, config, **again)
     if plot:

@@ -18,7 +18,8 @@ class TriggerState(NamedTuple):
         recent: the scores of all heads before, `window` steps at most.
         held: steps in a row that the rule said yes.
         is_released: it said no since the last reply.
-        spoken_s: when it spoke: the last `per_minute` times, and once at least.
+        spoken_s: when it spoke: the last `per_minute` times, and once at least, and one more, which `unsaid`
+            may need.
     """
 
     total: float = 0.0
@@ -56,12 +57,17 @@ def step(
     is_released = state.is_released or not is_due
     fired = held >= config.hold and (is_released or not config.release)
     if fired and spoken_s:
-        is_full = limit > 0 and len(spoken_s) == limit and time_s - spoken_s[0] < MINUTE_S
+        is_full = limit > 0 and len(spoken_s) >= limit and time_s - spoken_s[-limit] < MINUTE_S
         fired = time_s - spoken_s[-1] >= config.refractory_s and not is_full
     if fired:
         total, is_released = 0.0 if config.rule == "sum" else total, False
-        spoken_s = (*spoken_s, time_s)[-max(1, limit) :]
+        spoken_s = (*spoken_s, time_s)[-max(1, limit) - 1 :]
     return TriggerState(total, (*state.recent, row)[-config.window :], held, is_released, spoken_s), fired
+
+
+def unsaid(state: TriggerState) -> TriggerState:
+    """The state of a trigger that let a model speak last, when that had nothing to say: it may fire again."""
+    return state._replace(is_released=True, spoken_s=state.spoken_s[:-1])
 
 
 def fires(

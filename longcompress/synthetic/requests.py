@@ -86,10 +86,10 @@ class Request:
 
     def reply(self, second: int, offset_s: int = 0) -> str:
         """What is to be said in this second; `offset_s` is added to all printed times."""
-        if self.kind == "count":
-            return str(sum(m.first <= second for m in self.moments))
-        if self.kind in ("seen", "heard", "both"):
+        if self.kind in ("seen", "heard", "both", "count"):
             now = [m for m in self.moments if m.first <= second <= m.last]
+            if self.kind == "count" and now:
+                return str(sum(m.first <= second for m in self.moments))
         else:
             now = self.covered(second)
         items = [f"{m.name} {m.first + offset_s}" for m in now]
@@ -102,6 +102,16 @@ class Request:
         count."""
         says = self.reply(second)
         return text.strip() == says if self.kind == "count" else _names(text) == _names(says)
+
+
+def joint_labels(asked: Sequence[Request], second: int) -> dict[str, int | None]:
+    """`Request.labels` of all that stand: 1 if it is 1 for one of them; None: for one nobody can say."""
+    each = [one.labels(second) for one in asked]
+    out: dict[str, int | None] = {}
+    for head in ("informative", "relevance"):
+        of = [labels[head] for labels in each]
+        out[head] = 1 if 1 in of else None if None in of else 0
+    return out
 
 
 def pairs_of(events: Iterable[SceneEvent]) -> list[tuple[str, str]]:

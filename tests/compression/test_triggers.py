@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longcompress.compression.triggers import TriggerState, fires, step
+from longcompress.compression.triggers import TriggerState, fires, step, unsaid
 from longcompress.config_live import HEADS, LiveConfig, TriggerConfig
 
 CASES = json.loads((Path(__file__).parents[1] / "golden" / "mmduet" / "triggers.json").read_text())
@@ -106,6 +106,24 @@ def test_per_minute_is_a_window_of_sixty_seconds():
     config = TriggerConfig("single", 0.5, ("relevance",), per_minute=2)
     times = [0.0, 10.0, 20.0, 59.0, 60.0, 65.0, 70.0, 125.0]
     assert frames_of(config, [0.9] * 8, times) == [0, 1, 4, 6, 7]
+
+
+def test_what_was_not_said_counts_for_nothing():
+    for config in (
+        TriggerConfig("single", 0.5, ("relevance",), release=True, refractory_s=3.0),
+        TriggerConfig("single", 0.5, ("relevance",), per_minute=2, release=True),
+        TriggerConfig("rise", 0.3, ("relevance",), window=2, warmup=1),
+    ):
+        scores, times = [0.9, 0.1, 0.9, 0.9, 0.1, 0.9, 0.9, 0.9], [0.0, 1.0, 3.0, 4.0, 5.0, 6.0, 7.0, 70.0]
+        state, fired = TriggerState(), []
+        for i, (score, time_s) in enumerate(zip(scores, times, strict=True)):
+            before = state
+            state, now = step(config, state, {"relevance": score}, time_s)
+            fired += [i] * now
+            if now and i in (2, 3):  # the second time it has nothing to say
+                state = unsaid(state)
+                assert state.spoken_s[-1:] == before.spoken_s[-1:] and state.is_released
+        assert fired == {"single": [0, 2, 3, 5], "rise": [2, 3, 5, 6]}[config.rule]
 
 
 def test_the_order_of_checks_is_rule_hold_release_refractory_rate():

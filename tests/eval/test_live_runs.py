@@ -106,6 +106,28 @@ def test_every_arm_is_played_and_scored(played):
     assert [row["time"] for row in next(iter(live.values()))["debug_data"]] == [float(i) for i in range(24)]
 
 
+def test_requests_that_stand_together_share_a_session(model, tmp_path):
+    """Each has its own curve and replies, and its share of the costs; all are played again for one."""
+    arms, out = LiveArms(("live", "poll"), poll_s=6.0, together=True), tmp_path / "t.jsonl"
+    source, config = from_scenes(TASK, SOURCE), RunConfig(limit=3)
+    model.config = replace(model.config, live=replace(LIVE, heads_of="all"))
+    live, polled = run_live(source, model, out, config, arms, num_draws=0)
+    assert live["num_answered"] == polled["num_answered"] == 3 and live["header"]["together"]
+    lines = list(lines_of(out).values())
+    assert len({line["seconds"]["cpu"] for line in lines}) == 1
+    assert all(line["debug_data"] == lines[0]["debug_data"] for line in lines) and lines[0]["fired_s"]
+    before = out.read_text().splitlines()
+    out.write_text("\n".join([before[0], before[2]]) + "\n")
+    run_live(source, model, out, config, replace(arms, arms=("live",)), num_draws=0)
+    model.config = replace(model.config, live=LIVE)
+    again = out.read_text().splitlines()
+    assert again[:2] == [before[0], before[2]] and len(again) == 4
+    for old, new in ((before[1], again[2]), (before[3], again[3])):
+        assert {**json.loads(old), "seconds": 0} == {**json.loads(new), "seconds": 0}
+    with pytest.raises(ValueError, match="are of a session for each request; leave out --together"):
+        LiveArms(("live", "random"), together=True)
+
+
 def test_scores_are_those_of_the_written_lines(played, tmp_path):
     summaries, out = played
     reference = tmp_path / "reference.json"
@@ -221,7 +243,7 @@ def test_charades_is_grounded_by_curves(tmp_path):
 
 @pytest.mark.parametrize(("words", "text"), [
     (["synthetic_qa", "--live", "--minutes", "1"], "task synthetic_qa has no request that stands; leave"),
-    ([TASK, "--arms", "poll", "--minutes", "1"], "--arms and --poll-s are of live sessions; add --live"),
+    ([TASK, "--together", "--minutes", "1"], "--arms, --poll-s and --together are of live sessions; add"),
     ([TASK, "--live", "--arms", "random"], "take their times from live; add live"),
     ([TASK, "--live", "--arms", "one"], "arms must be some of"),
     ([TASK, "--live", "--poll-s", "0"], "poll_s must be > 0 seconds, got 0"),

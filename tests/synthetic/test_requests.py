@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from longcompress.synthetic.questions import VOCABULARY
-from longcompress.synthetic.requests import KINDS, WORDS, pairs_of, request
+from longcompress.synthetic.requests import KINDS, WORDS, joint_labels, pairs_of, request
 from longcompress.synthetic.scenes import OBJECTS, SOUNDS, SceneEvent, heard, make_scene, patches
 from longcompress.synthetic.tokenizer import add_words, word_tokenizer
 
@@ -51,7 +51,7 @@ def test_replies_by_hand():
     ]
     assert replies("seen", 4, offset_s=120) == ["red ball 123"]
     assert replies("both", 7) == ["red ball, bell 6"]
-    assert replies("count", 2, 4, 15) == ["0", "1", "2"]
+    assert replies("count", 2, 4, 15, 18) == ["nothing", "1", "2", "nothing"]
     assert replies("happens", 7, 15, 16) == ["bell 6", "red ball 14", "bell 16"]
     assert replies("happened", 9, 11) == ["red ball 3 to 8, bell 6 to 8", "nothing"]
     with pytest.raises(ValueError, match=r"kind must be one of \('seen', .*got 'smelt'"):
@@ -68,6 +68,14 @@ def test_a_reply_is_right_if_it_names_just_what_is_due_or_says_the_number():
     assert happened.is_right(9, "red ball 1 to 3, bell 6 to 8") and not happened.is_right(9, "bell 6 to 8")
     assert happened.is_right(11, "nothing") and not happened.is_right(9, "nothing")
     assert [count.is_right(15, text) for text in ("2", "1", "nothing", "12")] == [True, False, False, False]
+
+
+def test_labels_of_all_that_stand():
+    seen, heard = request("seen", EVENTS, seen="red ball"), request("heard", EVENTS, heard="bell")
+    curve_of = ["".join("?" if (x := joint_labels([seen, heard], k)[head]) is None else str(x)
+                        for k in range(22)) for head in ("informative", "relevance")]  # fmt: skip
+    assert curve_of == ["00011?110?000011110000", "000111111?000011111000"]
+    assert all(joint_labels([seen], k) == seen.labels(k) for k in range(22))
 
 
 def test_pairs_are_together_for_two_seconds():

@@ -15,7 +15,7 @@ from ...llm import CausalLM
 from ...llm.live import CausalParts
 from ...llm.prompt import IGNORED
 from ...model import LongCompress
-from ...synthetic.requests import KINDS, WORDS, Request, pairs_of, request
+from ...synthetic.requests import KINDS, WORDS, Request, joint_labels, pairs_of, request
 from ...synthetic.scenes import OBJECTS, SOUNDS, SceneEvent, clip_events
 from ...synthetic.tokenizer import add_words
 from ...types import CompressedVideo, Tokens
@@ -51,8 +51,10 @@ class DuetMix:
         present: share of the requests whose moments near has, if there is any.
         replies: share of the samples with such a moment that end with a reply to it.
         false_replies: share of the others that end with a reply that isn't due.
-        waiting: share of the requests that come in the midst of near.
-        others: share of the samples in which another request stands before.
+        waiting: share of the samples in which the last request comes in the midst of near.
+        standing: requests that stand, sampled from these; only the last may come in the midst of near.
+        replies_due: share of the replies in time that are to a request to which one is due; the rest are to
+            any that stands, mostly "nothing".
         silent: share of the steps labelled 0 that is learned.
         offset_tens: half of the videos begin below so many tens of seconds, the rest at 0.
     """
@@ -70,13 +72,18 @@ class DuetMix:
     replies: float = 0.6
     false_replies: float = 0.1
     waiting: float = 0.15
-    others: float = 0.15
+    standing: tuple[int, ...] = (1, 1, 1, 1, 1, 2)
+    replies_due: float = 0.7
     silent: float = 1.0
     offset_tens: int = 360
 
     def __post_init__(self) -> None:
         if unknown := set(self.kinds) - set(KINDS):
             raise ValueError(f"duet.kinds must be of {KINDS}, got {sorted(unknown)}")
+        if min(self.standing, default=0) < 1:
+            raise ValueError(
+                f"duet.standing must be numbers of at least 1, at least one, got {self.standing}"
+            )
         if not 0 <= self.learned_from < self.near:
             raise ValueError(f"duet.learned_from must be in [0, near = {self.near}), got {self.learned_from}")
 
@@ -217,34 +224,37 @@ def splice_live(
 
 def _sample(video: Spliced, mix: DuetMix, random: np.random.Generator) -> LiveSample:
     seconds = range(video.start, video.start + len(video.steps))
-    asked = _request(video.events, seconds, mix, random)
+    num_standing = int(random.choice(mix.standing))
+    asked = [_request(video.events, seconds, mix, random) for _ in range(num_standing)]
     first = mix.learned_from if video.start else 0  # step whose label is learned
     at = int(random.integers(1, len(seconds) // 2)) if random.random() < mix.waiting else 0
-    first = max(first, at)
-    due = [k for k in seconds[first:] if asked.covered(k)]
-    num, reply = len(seconds), None
+    first = first if asked[1:] else max(first, at)
+    # the last request comes at step `at`
+    standing = {k: asked if i >= at else asked[:-1] for i, k in enumerate(seconds)}
+    due = {k: now for k in seconds[first:] if (now := [one for one in standing[k] if one.covered(k)])}
+    num, reply, of = len(seconds), None, asked[-1]
     if due and random.random() < mix.replies:
-        reply = due[int(random.integers(len(due)))]
+        reply = [*due][int(random.integers(len(due)))]
+        some = due[reply] if random.random() < mix.replies_due else standing[reply]
+        of = some[int(random.integers(len(some)))]
     elif random.random() < mix.false_replies:
         reply = seconds[int(random.integers(first, len(seconds)))]
+        of = standing[reply][int(random.integers(len(standing[reply])))]
     if reply is not None:
         num = reply - video.start + 1
     labels: dict[str, list[int]] = {name: [] for name in HEADS}
     for i, second in enumerate(seconds[:num]):
-        for name, label in asked.labels(second).items():
+        for name, label in joint_labels(standing[second], second).items():
             is_learned = label is not None and i >= first and (label or random.random() < mix.silent)
             labels[name].append(int(label) if is_learned and label is not None else IGNORED)
-    before = list[str]()
-    if random.random() < mix.others:
-        before = [_request(video.events, seconds, mix, random).text]
     rows: tuple[Mapping[str, Tokens] | str, ...] = (
-        *before,
-        *video.steps[:at],
-        asked.text,
+        *(one.text for one in asked[:-1]),
+        *video.steps[: min(at, num)],
+        *(one.text for one in asked[-1:] if at < num),
         *video.steps[at:num],
     )
-    text = None if reply is None else asked.reply(reply, video.offset_s)
-    return LiveSample(video.past, rows, labels, asked.text, text)
+    text = None if reply is None else of.reply(reply, video.offset_s)
+    return LiveSample(video.past, rows, labels, of.text, text)
 
 
 def _request(
