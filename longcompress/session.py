@@ -24,7 +24,7 @@ from .serialize import pack, unpack
 from .session_events import Dropped, Reply, SegmentClosed, SessionEvent
 from .types import MAX_TIME_S, Answer, Audio, Encoded, Frames, Segment
 
-FORMAT = 7  # of snapshots
+FORMAT = 8  # of snapshots
 SHORT_S = 1e-3  # step of a frame that is pushed alone
 SNAPSHOT_CLASSES = (
     *STATE_CLASSES, *LIVE_CLASSES, Frames, Audio, Encoded, LiveConfig, TriggerConfig

@@ -196,7 +196,7 @@ def played(moments):
     return {"model_response_list": replies, "video_duration": 300.0, "debug_data": steps}
 
 
-def told(due):
+def answered(due):
     """Replies two seconds after each start: of counts all are right, of others "now" never is."""
     line = played(due.moments)
     if due.request.kind == "count":
@@ -378,7 +378,7 @@ CASES = {
     "synthetic_requests": (
         {"run.jsonl": json.dumps(SYNTHETIC) + "\n"},
         {"p.jsonl": lines([
-            *({"question_id": f"synthetic_requests-5min-0-{i}"} | told(due)
+            *({"question_id": f"synthetic_requests-5min-0-{i}"} | answered(due)
               for i, due in enumerate(REQUESTS) if due.request.kind in ("count", "happened")),
             {"question_id": "x"} | played(()),
         ])},

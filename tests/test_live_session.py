@@ -397,9 +397,9 @@ def test_a_reply_of_nothing_is_not_said_and_its_request_may_be_asked_again(model
     _, events = run(model, live, steps_of(14.0))
     silence = of(events, Reply)[0].answer.text
     _, quiet = run(model, replace(live, nothing=silence), steps_of(14.0))
-    said = [e.answer.text for e in of(quiet, Reply)]
-    assert silence not in said and silence not in [e.text.strip() for e in of(quiet, ReplyPart)]
-    assert len(of(quiet, ReplyBegan)) == len(said)
+    texts = [e.answer.text for e in of(quiet, Reply)]
+    assert silence not in texts and silence not in [e.text.strip() for e in of(quiet, ReplyPart)]
+    assert len(of(quiet, ReplyBegan)) == len(texts)
     again_at = {0: 1, 1: 3}[step_tokens]  # at the step behind its end
     assert [i for i, e in enumerate(of(quiet, Scored)) if e.fired] == [0, again_at]
     # a word more than what it says: it is said, and whole

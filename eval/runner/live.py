@@ -195,16 +195,15 @@ def _live(
     }
     scored = [event for event in events if isinstance(event, Scored) and event.request is not None]
     replies = [event for event in events if isinstance(event, Reply) and not event.is_repeat]
-    numbers = [event.request for event in events if isinstance(event, Asked)]
+    numbers: list[int | None] = [None]  # replies that nobody asked for count where there is one request
+    if len(examples) > 1:
+        numbers = [event.request for event in events if isinstance(event, Asked)]
     lines = []
-    for i in range(len(examples)):
-        # replies that nobody asked for count where there is one request
-        steps, said = scored, replies
-        if len(examples) > 1:
-            steps = [event for event in scored if event.request == numbers[i]]
-            said = [event for event in replies if event.request == numbers[i]]
+    for number in numbers:
+        steps = [event for event in scored if number in (None, event.request)]
+        answers = [event for event in replies if number in (None, event.request)]
         line = line_of(
-            [(event.time_s, event.answer.text) for event in said], [event.time_s for event in steps],
+            [(event.time_s, event.answer.text) for event in answers], [event.time_s for event in steps],
             [event.scores for event in steps], session.encoder.end_s,
         )  # fmt: skip
         lines.append(line | {"fired_s": [event.time_s for event in steps if event.fired]} | shared)
@@ -231,7 +230,7 @@ def _polled(
                     replies[i].append((now_s, text))
                 last[i] = text
     seconds = {"cpu": round(clock.seconds() / len(examples), 3)}
-    return [line_of(said, [], [], session.encoder.end_s) | {"seconds": seconds} for said in replies]
+    return [line_of(answers, [], [], session.encoder.end_s) | {"seconds": seconds} for answers in replies]
 
 
 class _Clock(Iterator[Frames | Audio]):

@@ -72,7 +72,7 @@ def synthesize_requests(number: int, seconds: float) -> tuple[Scene, list[Exampl
         request("count", scene.events, seen=str(name)) for name in random.permutation(seen)[:NUM_REQUESTS]
     ]
     some += [request(kind, scene.events) for kind in OPEN_KINDS]
-    return scene, [_example(one, seconds, one.text) for one in some]
+    return scene, [_example(asked, seconds, asked.text) for asked in some]
 
 
 def _example(asked: Request, seconds: float, question: str) -> Example:
@@ -129,10 +129,10 @@ def score_alerts(answers: Answers) -> Scored:
         prediction, due = answers.by_id.get(example.id), example.truth
         value = (prediction and prediction.value) or Played(())
         duration_s = max(value.duration_s or 0.0, example.duration_s or 0.0)
-        said = [(min(time_s, duration_s), text) for time_s, text in value.replies if time_s is not None]
-        lines[example.id] = Timeline(due.moments, [time_s for time_s, _ in said], duration_s)
+        replies = [(min(time_s, duration_s), text) for time_s, text in value.replies if time_s is not None]
+        lines[example.id] = Timeline(due.moments, [time_s for time_s, _ in replies], duration_s)
         in_time = delays(due.moments, lines[example.id].replies_s, TOLERANCE_S)
-        says = due.request and [due.request.is_right(ceil(said[i][0]) - 1, said[i][1]) for i in in_time]
+        says = due.request and [due.request.is_right(ceil(replies[i][0]) - 1, replies[i][1]) for i in in_time]
         right[example.id] = says or []  # a reply comes at its step's end
     corpora = [corpus_of(lines, video, TOLERANCE_S), _right_corpus(right, video)]
     for kind, ids in groups_of(answers.examples).get("kind", {}).items():

@@ -106,7 +106,7 @@ class Request:
 
 def joint_labels(asked: Sequence[Request], second: int) -> dict[str, int | None]:
     """`Request.labels` of all that stand: 1 if it is 1 for one of them; None: for one nobody can say."""
-    each = [one.labels(second) for one in asked]
+    each = [item.labels(second) for item in asked]
     out: dict[str, int | None] = {}
     for head in ("informative", "relevance"):
         of = [labels[head] for labels in each]

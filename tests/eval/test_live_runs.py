@@ -76,10 +76,10 @@ def test_due_moments_are_the_events_of_the_scene():
 def test_requests_are_of_all_other_kinds_and_one_pair_is_never_together():
     scene, examples = synthesize_requests(3, 120.0)
     asked = [example.truth.request for example in examples]
-    assert {one.kind for one in asked} == set(KINDS) - {"seen", "heard"}
-    pairs = [one for one in asked if one.kind == "both"]
-    assert len(pairs) > 1 and [bool(one.moments) for one in pairs] == [True] * (len(pairs) - 1) + [False]
-    assert [request_of(example) for example in examples] == [one.text for one in asked]
+    assert {ask.kind for ask in asked} == set(KINDS) - {"seen", "heard"}
+    pairs = [ask for ask in asked if ask.kind == "both"]
+    assert len(pairs) > 1 and [bool(ask.moments) for ask in pairs] == [True] * (len(pairs) - 1) + [False]
+    assert [request_of(example) for example in examples] == [ask.text for ask in asked]
     happened = asked[-1]
     assert [start_s for start_s, _ in happened.due] == [
         e.end_s for e in sorted(scene.events, key=lambda e: e.start_s)

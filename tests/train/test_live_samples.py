@@ -13,8 +13,8 @@ from longcompress.llm.live import CausalParts, embed, join_parts
 from longcompress.llm.prompt import IGNORED
 from longcompress.session import Session
 from longcompress.session_events import Scored
-from longcompress.synthetic.requests import KINDS, request
-from longcompress.synthetic.scenes import audio, frames, make_scene
+from longcompress.synthetic.requests import KINDS, joint_labels, request
+from longcompress.synthetic.scenes import OBJECTS, SOUNDS, audio, clip_events, frames, make_scene
 from longcompress.train.data.live_samples import LiveSample, LiveTask, collate_live, sample_parts
 from longcompress.train.engine import Engine
 from longcompress.train.tiny.clips import load_clips, save_clips
@@ -222,6 +222,52 @@ def test_samples_have_the_labels_of_their_requests(tiny_clips, tmp_path):
         DuetMix(near=3)
 
 
+def test_labels_are_of_all_requests_that_stand_and_a_reply_is_to_one(tiny_clips):
+    """The last comes in the midst of near in half of the samples; a reply may be that there is nothing."""
+    mix = replace(
+        MIX, clips=(0,), no_past=1.0, silent=1.0, offset_tens=1, standing=(3,), waiting=0.5, replies=0.6,
+        replies_due=0.5, false_replies=0.3,
+    )  # fmt: skip
+    videos, (clip,) = (
+        LiveVideos(tiny_clips, lc.load("tiny", device="cpu").merge_state(), [mix], 4),
+        tiny_clips,
+    )
+    scenes = {}  # second of the clip at which near may begin -> text -> request
+    names = [{"seen": seen, "heard": heard} for seen in OBJECTS for heard in SOUNDS]
+    for begin in (0.0, 10.0):
+        twice = [
+            replace(e, start_s=e.start_s + by_s, end_s=e.end_s + by_s)
+            for by_s in (0.0, 20.0)
+            for e in clip.events
+        ]
+        events = clip_events(twice, begin, 40.0)
+        asked = [request(kind, events, form=i, **name) for kind in KINDS for i in range(3) for name in names]
+        scenes[begin] = {item.text: item for item in asked}
+    late, replies = 0, set()
+    for sample in [sample for number in range(6) for sample in videos.batch(number)]:
+        texts, want, stand = [row for row in sample.rows if isinstance(row, str)], dict[float, list[int]](), 0
+        for begin, known in scenes.items():
+            want[begin], standing = [], []
+            for row in sample.rows:
+                if isinstance(row, str):
+                    standing.append(known[row])
+                    continue
+                label = joint_labels(standing, len(want[begin]))["informative"]
+                want[begin].append(IGNORED if label is None else label)
+            stand = len(standing)
+        assert sample.labels["informative"] in want.values() and sample.request in texts
+        late += stand == 2 or sample.rows[2] != texts[2]
+        if sample.reply is not None:
+            last = len(sample.labels["informative"]) - 1
+            replies.add(sample.reply == "nothing")
+            assert sample.reply in [known[sample.request].reply(last) for known in scenes.values()]
+    assert 0 < late < 36 and replies == {True, False}
+    with pytest.raises(
+        ValueError, match=r"duet.standing must be numbers of at least 1, at least one, got \(0, 1\)"
+    ):
+        DuetMix(standing=(0, 1))
+
+
 def test_the_recipe_trains_both_heads_and_saves_them(tiny_clips, tmp_path):
     save_clips(tiny_clips, tmp_path / "clips.safetensors", LIVE_CLIP_CLASSES)
     duet = DuetConfig([replace(MIX, no_past=1.0)], rates={"heads": 0.01})
@@ -229,7 +275,10 @@ def test_the_recipe_trains_both_heads_and_saves_them(tiny_clips, tmp_path):
     folder = train_tiny(tmp_path, recipe, start="lm")
     trained, tiny = lc.load(str(folder), device="cpu"), lc.load("tiny", device="cpu")
     trigger = trained.config.live.trigger
-    assert trained.identity() == tiny.identity() and (trigger.rule, trigger.heads) == ("rise", HEADS)
+    assert trained.identity() == tiny.identity() and (trigger.rule, trigger.heads) == (
+        "single",
+        ("informative",),
+    )
     new = with_heads(lc.load("tiny", device="cpu"))
     videos, losses = LiveVideos(tiny_clips, tiny.merge_state(), [replace(MIX, no_past=1.0)], 0), []
     for model in (new, trained):

@@ -15,6 +15,7 @@ from ...llm import CausalLM
 from ...llm.live import CausalParts
 from ...llm.prompt import IGNORED
 from ...model import LongCompress
+from ...synthetic.questions import NOTHING
 from ...synthetic.requests import KINDS, WORDS, Request, joint_labels, pairs_of, request
 from ...synthetic.scenes import OBJECTS, SOUNDS, SceneEvent, clip_events
 from ...synthetic.tokenizer import add_words
@@ -28,8 +29,8 @@ from .clips import choose, shift
 from .live_clips import LiveClip
 
 LIVE = LiveConfig(
-    TriggerConfig("rise", 0.94, HEADS, window=4, warmup=1, release=True, refractory_s=4.0),
-    near_s=10.0, past=128, text_tokens=128, max_reply_tokens=40,
+    TriggerConfig("single", 0.9, ("informative",), release=True, refractory_s=2.0),
+    near_s=10.0, past=128, text_tokens=128, max_reply_tokens=40, heads_of="all", nothing=NOTHING,
 )  # fmt: skip
 
 
@@ -231,7 +232,7 @@ def _sample(video: Spliced, mix: DuetMix, random: np.random.Generator) -> LiveSa
     first = first if asked[1:] else max(first, at)
     # the last request comes at step `at`
     standing = {k: asked if i >= at else asked[:-1] for i, k in enumerate(seconds)}
-    due = {k: now for k in seconds[first:] if (now := [one for one in standing[k] if one.covered(k)])}
+    due = {k: now for k in seconds[first:] if (now := [item for item in standing[k] if item.covered(k)])}
     num, reply, of = len(seconds), None, asked[-1]
     if due and random.random() < mix.replies:
         reply = [*due][int(random.integers(len(due)))]
@@ -248,9 +249,9 @@ def _sample(video: Spliced, mix: DuetMix, random: np.random.Generator) -> LiveSa
             is_learned = label is not None and i >= first and (label or random.random() < mix.silent)
             labels[name].append(int(label) if is_learned and label is not None else IGNORED)
     rows: tuple[Mapping[str, Tokens] | str, ...] = (
-        *(one.text for one in asked[:-1]),
+        *(item.text for item in asked[:-1]),
         *video.steps[: min(at, num)],
-        *(one.text for one in asked[-1:] if at < num),
+        *(item.text for item in asked[-1:] if at < num),
         *video.steps[at:num],
     )
     text = None if reply is None else of.reply(reply, video.offset_s)
