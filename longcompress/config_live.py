@@ -147,7 +147,8 @@ class LiveConfig:
         if self.turns == "released" and (self.near_s or not is_plain):
             raise ValueError(
                 'turns "released" needs near_s 0, the scores of heads, heads_of "last" and nothing "", got '
-                f"{self.near_s}, trigger.heads {self.trigger.heads}, {self.heads_of!r} and {self.nothing!r}"
+                f"near_s {self.near_s}, trigger.heads {self.trigger.heads}, {self.heads_of!r} and "
+                f"{self.nothing!r}"
             )
         names = {name for _, name, _, _ in Formatter().parse(self.poll) if name is not None}
         if not self.poll_no or "request" not in names or names - {"request", "now"}:

@@ -67,5 +67,6 @@ def test_an_answer_is_what_generate_says(penalty, num):
     )[0, 3:].tolist()  # fmt: skip
     speech, text = Speech([], LiveReader(model), part("llama", ids), None, "", 0.0), ""
     while not speech.is_done(parts, 12):
-        text += speech.say(parts, num, 12, penalty, ids)
+        speech.say(parts, num, 12, penalty, ids)
+        text += speech.piece(parts, 12)
     assert speech.tokens == want and text == speech.text(parts)
