@@ -95,7 +95,7 @@ MAX_LINES = {
     "eval/lmms": (275, 195),
     "eval/metrics": (1655, 1046),
     "eval/runner": (1928, 1461),
-    "eval/tasks": (2822, 1968),
+    "eval/tasks": (2816, 1967),
     "kernels": (1567, 1067),
     "kernels/gpu": (2196, 1723),
     "longcompress": (5346, 3612),
@@ -117,7 +117,7 @@ MAX_LINES = {
     "train/tiny": (1826, 1322),
 }
 # The house is still larger than its goal of (25_000, 17_000) lines. These numbers may only fall.
-MAX_TOTAL = (48_199, 34_068)
+MAX_TOTAL = (48_193, 34_067)
 MAX_FILES = 34  # of ours that compress and ask of a file go through; 31 before two long ones were split
 
 

@@ -1,17 +1,18 @@
 """Alerts about synthetic videos: replies to a standing request, against the moments at which they are due."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
+from typing import Any
 
 import numpy as np
 
 from ...synthetic.questions import TEMPLATES, read_spans
 from ...synthetic.requests import Request, pairs_of, request
 from ...synthetic.scenes import OBJECTS, SOUNDS, Scene, make_scene
-from ..metrics.bootstrap import Corpus
-from ..metrics.intervals import FloatArray, Interval
+from ..metrics.bootstrap import means_of
+from ..metrics.intervals import Interval
 from ..metrics.timely import Timeline, corpus_of, delays
 from .files import lines_text, one_file, read_records
 from .played import Played, line_of, played_in
@@ -124,41 +125,34 @@ def score_alerts(answers: Answers) -> Scored:
         Its numbers within TOLERANCE_S; right and right/KIND, the share of the replies in time that say just
         what is to be said then; num (requests), num_due, num_replies.
     """
-    video, lines, right = answers.column("video"), dict[str, Timeline](), dict[str, list[bool]]()
+    video, lines = answers.column("video"), dict[str, Timeline]()
+    kinds = groups_of(answers.examples).get("kind", {})
+    right: dict[str, dict[Any, float]] = {
+        name: {} for name in ("right", *(f"right/{kind}" for kind in kinds))
+    }
+    video_of = dict[Any, str]()  # of each reply in time
     for example in answers.examples:
         prediction, due = answers.by_id.get(example.id), example.truth
         value = (prediction and prediction.value) or Played(())
         duration_s = max(value.duration_s or 0.0, example.duration_s or 0.0)
         replies = [(min(time_s, duration_s), text) for time_s, text in value.replies if time_s is not None]
         lines[example.id] = Timeline(due.moments, [time_s for time_s, _ in replies], duration_s)
-        in_time = delays(due.moments, lines[example.id].replies_s, TOLERANCE_S)
-        says = due.request and [due.request.is_right(ceil(replies[i][0]) - 1, replies[i][1]) for i in in_time]
-        right[example.id] = says or []  # a reply comes at its step's end
-    corpora = [corpus_of(lines, video, TOLERANCE_S), _right_corpus(right, video)]
-    for kind, ids in groups_of(answers.examples).get("kind", {}).items():
+        for i in delays(due.moments, lines[example.id].replies_s, TOLERANCE_S) if due.request else ():
+            (time_s, text), key = replies[i], (example.id, i)
+            is_right = float(due.request.is_right(ceil(time_s) - 1, text))  # it comes at its step's end
+            video_of[key] = example.video
+            right["right"][key] = right[f"right/{due.request.kind}"][key] = is_right
+    corpora = [corpus_of(lines, video, TOLERANCE_S)]
+    for kind, ids in kinds.items():
         some = {key: lines[key] for key in ids}
         corpora.append(corpus_of(some, video, TOLERANCE_S, f"/{kind}"))
-        corpora.append(_right_corpus({key: right[key] for key in ids}, video, f"/{kind}"))
+    corpora.append(means_of(right, video_of))
     metrics = {name: x for c in corpora for name, x in c.whole().items()}
     counts = {
         "num": len(lines), "num_due": sum(len(line.due) for line in lines.values()),
         "num_replies": sum(len(line.replies_s) for line in lines.values()),
     }  # fmt: skip
     return Scored(metrics | counts, {}, corpora)
-
-
-def _right_corpus(right: Mapping[str, Sequence[bool]], video: Mapping[str, str], end: str = "") -> Corpus:
-    """The share of these replies that are right, of resampled videos."""
-    videos = tuple(dict.fromkeys(video[key] for key in right))
-    counts = np.zeros((len(videos), 2))
-    for key, some in right.items():
-        counts[videos.index(video[key])] += sum(some), len(some)
-
-    def scores(times: FloatArray) -> dict[str, float | None]:
-        good, num = (times @ counts).tolist()
-        return {f"right{end}": good / num if num else None}
-
-    return Corpus(videos, scores)
 
 
 def _task(synthesize: Synthesize, name: str, *, about: str, spans: bool) -> Task:

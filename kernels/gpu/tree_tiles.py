@@ -2,8 +2,8 @@
 
 A node is a token or a merge, in one numbering. `state` is what is known of nodes: means of merges, halves of
 all means, weights, squared lengths, one over each weight, and the children of merges. What has no weight
-counts as zeros. Nodes that are alive
-have seats without a gap. What a search reads of a column lies by seat, so that tiles are read as they lie.
+counts as zeros. Nodes that are alive have seats without a gap. What a search reads of a column lies by seat,
+so that tiles are read as they lie.
 """
 
 import triton
