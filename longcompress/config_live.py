@@ -97,6 +97,8 @@ class LiveConfig:
             "all". Then each is asked where they rise, and one that repeats itself or has `nothing` to say has
             not spoken.
         nothing: a reply of just these words is not said; empty: all are said.
+        nothing_at: nor is one that begins as `nothing` does with at least this probability; 1: only its words
+            count. Lower, there are fewer replies, false ones above all.
         poll: what is asked where trigger.heads is "poll"; {request} is the text that stands, {now} the
             second.
         poll_yes, poll_no: how the answer begins, or not. The score is the probability of yes against no, or
@@ -117,6 +119,7 @@ class LiveConfig:
     step_tokens: int = 8
     heads_of: Literal["last", "all"] = "last"
     nothing: str = ""
+    nothing_at: float = 1.0
     poll: str = "{request} Is that so now? Answer yes or no."
     poll_yes: str = "Yes"
     poll_no: str = "No"
@@ -149,6 +152,11 @@ class LiveConfig:
                 'turns "released" needs near_s 0, the scores of heads, heads_of "last" and nothing "", got '
                 f"near_s {self.near_s}, trigger.heads {self.trigger.heads}, {self.heads_of!r} and "
                 f"{self.nothing!r}"
+            )
+        if not 0 < self.nothing_at <= 1 or (self.nothing_at < 1 and not self.nothing):
+            raise ValueError(
+                "nothing_at must be a probability above 0, and 1 where nothing is empty, got "
+                f"{self.nothing_at} and {self.nothing!r}"
             )
         names = {name for _, name, _, _ in Formatter().parse(self.poll) if name is not None}
         if not self.poll_no or "request" not in names or names - {"request", "now"}:

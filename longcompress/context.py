@@ -22,6 +22,7 @@ from .live_reading import Reading
 from .live_scores import LiveScores
 from .llm.cache import Read, cache_bytes
 from .llm.live import LiveReader, Part, as_text, parts_of
+from .llm.prompt import encode
 from .model import LongCompress
 from .session_events import Asked, Dropped, Reply, ReplyBegan, ReplyPart, Scored, SessionEvent
 from .speech import Speech
@@ -59,6 +60,7 @@ class LiveContext:
         self.model, self.config, self.llm = model, config, model.llm
         self.parts = parts_of(model.llm)
         self.scores = LiveScores(model.llm, config, self.parts)
+        self._nothing = (encode(model.llm.tokenizer, config.nothing) or [-1])[0]
         self.is_released = config.turns == "released"
         if self.is_released and not self.parts.opening:
             raise ValueError(
@@ -311,9 +313,18 @@ class LiveContext:
             request = self.due.pop(0)
             text = next((turn.text for turn in self.turns if turn.request == request), "")
             part = self._question(text or "?", stands=True)
-            self.speech = Speech(self.now.chunks, self.now.reader.fork(), part, request, text, time_s)
+            speech = Speech(self.now.chunks, self.now.reader.fork(), part, request, text, time_s)
+            if self.config.nothing_at < 1 and speech.chance(self._nothing) >= self.config.nothing_at:
+                self._unsaid(request)
+                continue
+            self.speech = speech
             events += self._say(num, time_s)
         return events
+
+    def _unsaid(self, request: int | None) -> None:
+        """Of heads that score about all requests, one that had nothing to say may be asked again at once."""
+        if self.config.heads_of == "all" and (name := str(request)) in self.triggers:
+            self.triggers[name] = unsaid(self.triggers[name])
 
     def _question(self, text: str, *, stands: bool) -> Part:
         """The part between the context and an answer; ValueError where it has no room."""
@@ -340,8 +351,8 @@ class LiveContext:
         is_repeat = speech.request is not None and is_done and self.last.get(name) == text
         may_be_nothing = bool(config.nothing) and not speech.is_told and config.nothing.startswith(text)
         is_nothing = may_be_nothing and text == config.nothing
-        if is_done and (is_nothing or is_repeat) and config.heads_of == "all" and name in self.triggers:
-            self.triggers[name] = unsaid(self.triggers[name])
+        if is_done and (is_nothing or is_repeat):
+            self._unsaid(speech.request)
         if is_nothing or (may_be_nothing and not is_done):
             return events
         if speech.request is not None:

@@ -45,6 +45,10 @@ class Speech:
             if not self.is_done(parts, limit):
                 self._read(parts, self.tokens[-1])
 
+    def chance(self, token: int) -> float:
+        """The probability that it goes on with a token."""
+        return float(self._logits.softmax(-1)[token])
+
     def piece(self, parts: Parts, limit: int) -> str:
         """The text that no piece before had."""
         text = self.text(parts)

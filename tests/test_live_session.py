@@ -410,6 +410,36 @@ def test_a_reply_of_nothing_is_not_said_and_its_request_may_be_asked_again(model
         assert "".join(e.text for e in of(some, ReplyPart)).split() == silence.split()
 
 
+@pytest.mark.parametrize("step_tokens", [0, 1])
+def test_what_begins_likely_enough_as_nothing_does_is_not_said(model, step_tokens):
+    """The probability is that of the printed context; a request that isn't answered is asked at each step."""
+    rows, session = [], session_of(model, replace(ALL, step_tokens=step_tokens))
+    session.push_text(TEXT, reply="may")
+    for part in steps_of(7.0):
+        if of(session.push(part), Scored):
+            context = session.live.context
+            question = context.parts.text("answer", [*context.now.closing, *context.parts.ask(TEXT, True)])
+            rows.append(fresh_logits(model, [*session.context(), question])[1].softmax(0))
+    words = {word: model.llm.tokenizer.encode(word)[0] for word in (TEXT + " red_box blue_box").split()}
+    word = max(words, key=lambda w: float(rows[0][words[w]] - rows[3][words[w]]))  # its probability falls
+    chances = [float(row[words[word]]) for row in rows]
+    falls = [i for i, chance in enumerate(chances) if i and chance < min(chances[:i])]
+    live = replace(ALL, step_tokens=step_tokens, nothing=word)
+    limit = (chances[falls[0]] + min(chances[: falls[0]])) / 2
+    _, events = run(model, replace(live, nothing_at=limit), steps_of(7.0))
+    assert [e.fired for e in of(events, Scored)][: falls[0] + 1] == [True] * (falls[0] + 1)
+    assert of(events, ReplyBegan)[0].time_s == falls[0] + 1
+    _, silent = run(model, replace(live, nothing_at=min(chances) / 2), steps_of(7.0))
+    assert all(e.fired for e in of(silent, Scored))
+    assert not any(of(silent, kind) for kind in (Reply, ReplyBegan, ReplyPart))
+
+
+def test_a_probability_of_nothing_is_one(model):
+    for wrong in ({"nothing_at": 0.0}, {"nothing_at": 1.5}, {"nothing_at": 0.5, "nothing": ""}):
+        with pytest.raises(ValueError, match="nothing_at must be a probability"):
+            replace(ALL, **{"nothing": TEXT} | wrong)
+
+
 def test_what_may_be_nothing_goes_on_from_a_snapshot(model):
     _, events = run(model, replace(ALL, step_tokens=1), steps_of(8.0))
     live = replace(ALL, step_tokens=1, nothing=of(events, Reply)[0].answer.text)
