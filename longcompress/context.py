@@ -166,7 +166,10 @@ class LiveContext:
     def cancel(self, time_s: float, reason: str = "cancelled") -> list[SessionEvent]:
         """What is being said ends, and nothing of it stays; no event where nothing is."""
         speech, self.speech = self.speech, None
-        if speech is None or not speech.is_told:
+        if speech is None:
+            return []
+        if not speech.is_told:
+            self._unsaid(speech.request)
             return []
         return [Dropped("reply", speech.began_s, time_s, reason)]
 

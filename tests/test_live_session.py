@@ -459,6 +459,22 @@ def test_what_may_be_nothing_goes_on_from_a_snapshot(model):
     assert held > 2
 
 
+def test_a_question_before_a_reply_was_told_loses_no_reply(model):
+    """Its request is asked again at the next step, where it would else have spoken."""
+    _, events = run(model, replace(ALL, step_tokens=1), steps_of(8.0))
+    session = session_of(model, replace(ALL, step_tokens=1, nothing=of(events, Reply)[0].answer.text))
+    session.push_text(TEXT, reply="may")
+    parts = steps_of(8.0)
+    for part in parts:
+        session.push(part)
+        if session.live.context.speech is not None:
+            break
+    assert not session.live.context.speech.is_told
+    assert of(session.push_text("what is seen"), Reply) and session.live.context.speech is None
+    scored = next(e for part in parts for e in of(session.push(part), Scored))
+    assert scored.fired
+
+
 def test_a_poll_is_the_models_own_answer(model):
     """The probability of the first word of yes against no, or of all but no."""
     session = session_of(model, QUIET)
