@@ -35,6 +35,12 @@ def part_of(name: str) -> str:
     return root if root in ("time", "memory", "heads") else "lora" if "lora_" in name else "lm"
 
 
+def rate_of(name: str, rates: Mapping[str, float], lr: float) -> float:
+    """The learning rate of a parameter: of its part, such as projectors.audio, or of projectors, or lr."""
+    part = part_of(name)
+    return rates.get(part, rates.get(part.partition(".")[0], lr))
+
+
 class Callbacks(TrainerCallback):
     """All of `module` must learn. On SIGTERM the step that runs is finished, a checkpoint saved, and training
     ends, on all ranks. `act` is called with a step's number every args.eval_steps, and after the last, `tell`
@@ -171,8 +177,7 @@ class PartTrainer(Trainer):
             groups: dict[tuple[float, float], list[nn.Parameter]] = {}
             for name, parameter in module.named_parameters():
                 if parameter.requires_grad:
-                    own = part_of(name)
-                    rate = self.rates.get(own, self.rates.get(own.partition(".")[0], self.args.learning_rate))
+                    rate = rate_of(name, self.rates, self.args.learning_rate)
                     decay = self.args.weight_decay if name in decayed else 0.0
                     groups.setdefault((rate, decay), []).append(parameter)
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, module)
@@ -319,7 +324,7 @@ def with_muon(module: nn.Module, lr: float, rates: Mapping[str, float] | None = 
     rest: dict[float, list[nn.Parameter]] = {}
     for name, parameter in trained.items():
         if name not in matrices:
-            rest.setdefault((rates or {}).get(part_of(name), lr), []).append(parameter)
+            rest.setdefault(rate_of(name, rates or {}, lr), []).append(parameter)
     options: dict[str, Any] = {"lr": lr, "weight_decay": 0.01}
     muon = torch.optim.Muon(list(matrices.values()), adjust_lr_fn="match_rms_adamw", **options)
     groups = [{"params": parameters, "lr": rate} for rate, parameters in rest.items()]

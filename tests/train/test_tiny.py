@@ -355,3 +355,13 @@ def test_encoders_train_with_their_heads(tmp_path, monkeypatch):
     assert set(heads) == {f"{kind}.{name}" for kind in ("video", "audio") for name in ("weight", "bias")}
     assert any(not torch.equal(value, before[name]) for name, value in model.video.state_dict().items())
     assert not any(p.requires_grad for p in model.video.parameters())
+
+
+def test_a_rate_of_projectors_is_that_of_each_with_muon_too():
+    module = torch.nn.Module()
+    module.layers = torch.nn.ModuleList([torch.nn.Linear(2, 3)])
+    module.project = torch.nn.ModuleDict({"audio": torch.nn.Linear(2, 3), "video": torch.nn.Linear(2, 3)})
+    optimizer = with_muon(module, 0.1, {"projectors": 0.02, "projectors.video": 0.03})
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    for stream, rate in (("audio", 0.02), ("video", 0.03)):
+        assert {rates[id(p)] for p in module.project[stream].parameters()} == {rate}
