@@ -22,7 +22,6 @@ from .live_reading import Reading
 from .live_scores import LiveScores
 from .llm.cache import Read, cache_bytes
 from .llm.live import LiveReader, Part, as_text, parts_of
-from .llm.prompt import encode
 from .model import LongCompress
 from .session_events import Asked, Dropped, Reply, ReplyBegan, ReplyPart, Scored, SessionEvent
 from .speech import Speech
@@ -60,7 +59,6 @@ class LiveContext:
         self.model, self.config, self.llm = model, config, model.llm
         self.parts = parts_of(model.llm)
         self.scores = LiveScores(model.llm, config, self.parts)
-        self._nothing = (encode(model.llm.tokenizer, config.nothing) or [-1])[0]
         self.is_released = config.turns == "released"
         if self.is_released and not self.parts.opening:
             raise ValueError(
@@ -317,11 +315,11 @@ class LiveContext:
             text = next((turn.text for turn in self.turns if turn.request == request), "")
             part = self._question(text or "?", stands=True)
             speech = Speech(self.now.chunks, self.now.reader.fork(), part, request, text, time_s)
-            if self.config.nothing_at < 1 and speech.chance(self._nothing) >= self.config.nothing_at:
+            if self.config.nothing_at < 1 and speech.chance(self.scores.nothing) >= self.config.nothing_at:
                 self._unsaid(request)
-                continue
-            self.speech = speech
-            events += self._say(num, time_s)
+            else:
+                self.speech = speech
+                events += self._say(num, time_s)
         return events
 
     def _unsaid(self, request: int | None) -> None:

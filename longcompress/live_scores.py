@@ -31,8 +31,9 @@ class LiveScores:
                 f"live.trigger.heads {config.trigger.heads} need a model with heads (llm.heads in config); "
                 'got none: poll it: TriggerConfig(heads=("poll",), ...)'
             )
-        self._yes, self._no = (
-            (encode(llm.tokenizer, x) or [-1])[0] for x in (config.poll_yes, config.poll_no)
+        # the tokens that these begin with; -1 of an empty one
+        self._yes, self._no, self.nothing = (
+            (encode(llm.tokenizer, x) or [-1])[0] for x in (config.poll_yes, config.poll_no, config.nothing)
         )
         if POLL in config.trigger.heads and self._yes == self._no:
             raise ValueError(

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from live_sessions import TEXT, of
 
 from longcompress.config_live import LiveConfig, TriggerConfig
 from longcompress.session import Dropped, Reply, Session
@@ -19,16 +20,11 @@ LIVE = LiveConfig(
     step_tokens=1, patience_s=100.0,
 )  # fmt: skip
 QUIET = replace(LIVE, trigger=TriggerConfig("single", 1.0, ("relevance",)))
-TEXT = "when does the red ball appear"
 
 
 @pytest.fixture(scope="module")
 def model():
     return with_heads()
-
-
-def of(events, kind):
-    return [event for event in events if isinstance(event, kind)]
 
 
 def frame(time_s, value=100, size=16):

@@ -1,16 +1,17 @@
-"""The laws of a live session, with small random models; those of stock models are in test_live_stock.py."""
+"""The laws of a live session, with small random models; those of its requests are in test_live_requests.py,
+those of stock models in test_live_stock.py."""
 
 import threading
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
+from live_sessions import ALWAYS, POLLED, QUIET, TEXT, fresh_logits, of, run, session_of, steps_of
 
 from longcompress.compression.triggers import fires
 from longcompress.config_live import LiveConfig, TriggerConfig
-from longcompress.llm.live import LiveReader, embed
-from longcompress.session import Dropped, Reply, SegmentClosed, Session
+from longcompress.llm.live import LiveReader
+from longcompress.session import Dropped, Reply, Session
 from longcompress.session_events import Asked, ReplyBegan, ReplyPart, Scored
 from longcompress.types import Audio, Frames
 
@@ -18,44 +19,10 @@ from clips import make_clip, random_parts
 from models import model as make_model
 from models import with_heads
 
-POLLED = LiveConfig(
-    TriggerConfig("single", 0.5, ("poll",)), near_s=8, past=20, slice_tokens=7, text_tokens=60,
-    max_reply_tokens=9, poll="{request}", poll_yes="red", poll_no="blue", step_tokens=2,
-)  # fmt: skip
-ALWAYS = replace(POLLED, trigger=TriggerConfig("single", 0.01, ("relevance",)))
-QUIET = replace(POLLED, trigger=TriggerConfig("single", 1.0, ("relevance",)))
-TEXT = "when does the red ball appear"
-
 
 @pytest.fixture(scope="module")
 def model():
     return with_heads()
-
-
-def session_of(model, live, **options):
-    return Session(model, 40, live=live, **{"patience_s": 100.0} | options)
-
-
-def steps_of(seconds, seed=0):
-    """A frame and its second of audio, one after the other."""
-    frames, sound = make_clip(seconds, seed)
-    rate = sound.rate_hz
-    for i in range(len(frames)):
-        yield frames.cut(i, i + 1)
-        yield sound.cut(i * rate, (i + 1) * rate)
-
-
-def run(model, live, parts, texts=((0.0, TEXT, "may"),), **options):
-    session, events = session_of(model, live, **options), []
-    for time_s, text, reply in texts:
-        events += session.push_text(text, time_s, reply=reply)
-    for part in parts:
-        events += session.push(part)
-    return session, events + session.close()
-
-
-def of(events, kind):
-    return [event for event in events if isinstance(event, kind)]
 
 
 @pytest.mark.parametrize("live", [POLLED, replace(ALWAYS, replies="keep"), replace(ALWAYS, replies="log")])
@@ -68,14 +35,6 @@ def test_events_are_the_same_for_any_cut_of_the_pushes(model, live):
         session, events = run(model, live, random_parts(*clip, seed), texts)
         assert events == want
         assert [part.ids.tolist() for part in session.context()] == [p.ids.tolist() for p in first.context()]
-
-
-def fresh_logits(model, parts):
-    """Logits after a single forward of parts, without a cache."""
-    x = torch.cat([embed(model.llm, part) for part in parts])
-    with torch.no_grad():
-        out = model.llm.lm(inputs_embeds=x[None], use_cache=False, output_hidden_states=True)
-    return out.hidden_states[-1][0, -1:], out.logits[0, -1]
 
 
 @pytest.mark.parametrize("replies", ["drop", "keep", "log"])
@@ -341,212 +300,6 @@ def test_silence_of_a_source_moves_no_clock_but_its_own(model):
     assert [(e.what, e.time_s) for e in late] == [("audio", 4.0)]
 
 
-def test_requests_stand_until_they_are_withdrawn(model):
-    session = session_of(model, replace(ALWAYS, step_tokens=1))
-    (asked,) = session.push_text(TEXT, reply="may")
-    parts = list(steps_of(8.0))
-    events = [e for part in parts[:6] for e in session.push(part)]
-    assert of(events, ReplyBegan)[0].request == asked.request == 1
-    assert any("red ball" in part.text for part in session.context())
-    (dropped,) = session.withdraw(1)
-    assert (dropped.what, dropped.reason) == ("reply", "its request was withdrawn")
-    assert not any("red ball" in part.text for part in session.context())
-    events = [e for part in parts[6:] for e in session.push(part)]
-    assert not of(events, ReplyBegan) and of(events, Scored) and not any(e.fired for e in of(events, Scored))
-    with pytest.raises(ValueError, match=r"request must be one of \[\], which stand, got 1"):
-        session.withdraw(1)
-
-
-def test_each_request_has_its_own_poll_and_trigger(model):
-    session = session_of(
-        model, replace(POLLED, trigger=TriggerConfig("single", 0.5, ("poll",), release=True))
-    )
-    events = session.push_text(TEXT, reply="may") + session.push_text("what is seen", reply="may")
-    for part in steps_of(5.0):
-        events += session.push(part)
-    scored = of(events, Scored)
-    assert [e.request for e in scored] == [1, 2] * 5 and all(set(e.scores) == {"poll"} for e in scored)
-    assert len({e.scores["poll"] for e in scored[:2]}) == 2
-
-
-ALL = replace(ALWAYS, trigger=TriggerConfig("single", 0.01, ("relevance",), release=True), heads_of="all")
-
-
-def test_heads_score_about_all_requests_and_each_is_asked(model):
-    """Released, each has its one reply: the score never falls. What repeats itself has not spoken."""
-    texts = ((0.0, TEXT, "may"), (5.0, "what is seen", "may"))
-    _, events = run(model, replace(ALL, step_tokens=0), steps_of(12.0), texts)
-    scored = of(events, Scored)
-    assert [(e.time_s, e.request) for e in scored] == [(t, 1) for t in range(5)] + [
-        (t, request) for t in range(5, 12) for request in (1, 2)
-    ]
-    assert all(a.scores == b.scores for a, b in zip(scored[5::2], scored[6::2], strict=True))
-    for request, since_s in ((1, 0.0), (2, 5.0)):
-        replies = [e for e in of(events, Reply) if e.request == request]
-        assert replies[0].time_s == since_s + 1
-        # after a repeat it is asked again at once
-        for before, reply in pairwise(replies):
-            assert before.is_repeat or reply.time_s > before.time_s + 1
-        fired = [e.time_s + 1 for e in scored if e.request == request and e.fired]
-        assert fired == [reply.time_s for reply in replies]
-
-
-@pytest.mark.parametrize("step_tokens", [0, 1])
-def test_a_reply_of_nothing_is_not_said_and_its_request_may_be_asked_again(model, step_tokens):
-    live = replace(ALL, step_tokens=step_tokens, max_reply_tokens=3)
-    _, events = run(model, live, steps_of(14.0))
-    silence = of(events, Reply)[0].answer.text
-    _, quiet = run(model, replace(live, nothing=silence), steps_of(14.0))
-    texts = [e.answer.text for e in of(quiet, Reply)]
-    assert silence not in texts and silence not in [e.text.strip() for e in of(quiet, ReplyPart)]
-    assert len(of(quiet, ReplyBegan)) == len(texts)
-    again_at = {0: 1, 1: 3}[step_tokens]  # at the step behind its end
-    assert [i for i, e in enumerate(of(quiet, Scored)) if e.fired] == [0, again_at]
-    # a word more than what it says: it is said, and whole
-    _, again = run(model, replace(live, nothing=f"{silence} x"), steps_of(14.0))
-    for kind in (Reply, Scored):
-        assert of(again, kind) == of(events, kind)
-    for some in (again, events):
-        assert "".join(e.text for e in of(some, ReplyPart)).split() == silence.split()
-
-
-@pytest.mark.parametrize("step_tokens", [0, 1])
-def test_what_begins_likely_enough_as_nothing_does_is_not_said(model, step_tokens):
-    """The probability is that of the printed context; a request that isn't answered is asked at each step."""
-    rows, session = [], session_of(model, replace(ALL, step_tokens=step_tokens))
-    session.push_text(TEXT, reply="may")
-    for part in steps_of(7.0):
-        if of(session.push(part), Scored):
-            context = session.live.context
-            question = context.parts.text("answer", [*context.now.closing, *context.parts.ask(TEXT, True)])
-            rows.append(fresh_logits(model, [*session.context(), question])[1].softmax(0))
-    words = {word: model.llm.tokenizer.encode(word)[0] for word in (TEXT + " red_box blue_box").split()}
-    word = max(words, key=lambda w: float(rows[0][words[w]] - rows[3][words[w]]))  # its probability falls
-    chances = [float(row[words[word]]) for row in rows]
-    falls = [i for i, chance in enumerate(chances) if i and chance < min(chances[:i])]
-    live = replace(ALL, step_tokens=step_tokens, nothing=word)
-    limit = (chances[falls[0]] + min(chances[: falls[0]])) / 2
-    _, events = run(model, replace(live, nothing_at=limit), steps_of(7.0))
-    assert [e.fired for e in of(events, Scored)][: falls[0] + 1] == [True] * (falls[0] + 1)
-    assert of(events, ReplyBegan)[0].time_s == falls[0] + 1
-    _, silent = run(model, replace(live, nothing_at=min(chances) / 2), steps_of(7.0))
-    assert all(e.fired for e in of(silent, Scored))
-    assert not any(of(silent, kind) for kind in (Reply, ReplyBegan, ReplyPart))
-
-
-def test_a_probability_of_nothing_is_one(model):
-    for wrong in ({"nothing_at": 0.0}, {"nothing_at": 1.5}, {"nothing_at": 0.5, "nothing": ""}):
-        with pytest.raises(ValueError, match="nothing_at must be a probability"):
-            replace(ALL, **{"nothing": TEXT} | wrong)
-
-
-def test_what_may_be_nothing_goes_on_from_a_snapshot(model):
-    _, events = run(model, replace(ALL, step_tokens=1), steps_of(8.0))
-    live = replace(ALL, step_tokens=1, nothing=of(events, Reply)[0].answer.text)
-    session = session_of(model, live)
-    session.push_text(TEXT, reply="may")
-    parts, held = list(steps_of(16.0)), 0
-    for i, part in enumerate(parts[:20]):
-        session.push(part)
-        speech = session.live.context.speech
-        held += speech is not None and not speech.is_told
-        twin = Session.restore(model, session.snapshot())
-        other = Session.restore(model, session.snapshot())
-        rest = [[e for p in parts[i + 1 : i + 9] for e in s.push(p)] for s in (twin, other)]
-        assert rest[0] == rest[1]
-        if speech is not None and not speech.is_told:
-            assert Session.restore(model, session.snapshot()).cancel() == []
-    assert held > 2
-
-
-def test_a_question_before_a_reply_was_told_loses_no_reply(model):
-    """Its request is asked again at the next step, where it would else have spoken."""
-    _, events = run(model, replace(ALL, step_tokens=1), steps_of(8.0))
-    session = session_of(model, replace(ALL, step_tokens=1, nothing=of(events, Reply)[0].answer.text))
-    session.push_text(TEXT, reply="may")
-    parts = steps_of(8.0)
-    for part in parts:
-        session.push(part)
-        if session.live.context.speech is not None:
-            break
-    assert not session.live.context.speech.is_told
-    assert of(session.push_text("what is seen"), Reply) and session.live.context.speech is None
-    scored = next(e for part in parts for e in of(session.push(part), Scored))
-    assert scored.fired
-
-
-def test_a_poll_is_the_models_own_answer(model):
-    """The probability of the first word of yes against no, or of all but no."""
-    session = session_of(model, QUIET)
-    for part in steps_of(3.0):
-        session.push(part)
-    context = session.live.context
-    question = context.parts.text("answer", context.parts.ask(TEXT, False))
-    logits = fresh_logits(model, [*session.context(), question])[1]
-    red, blue = (model.llm.tokenizer.encode(word)[0] for word in ("red", "blue"))
-    for live, want in (
-        (POLLED, logits[[red, blue]].softmax(0)[0]),
-        (replace(POLLED, poll_yes=""), 1 - logits.softmax(0)[blue]),
-    ):
-        other = session_of(model, live)
-        other.push_text(TEXT, 2.0, reply="may")
-        events = [e for part in steps_of(3.0) for e in other.push(part)]
-        first = session_of(model, live)  # the request stands in the context of `other`: poll without it
-        for part in steps_of(3.0):
-            first.push(part)
-        context = first.live.context
-        assert context.scores.poll(context.now.reader, TEXT, [], 3.0) == pytest.approx(float(want), abs=1e-5)
-        assert of(events, Scored)[-1].scores["poll"] != pytest.approx(float(want), abs=1e-9)
-
-
-def test_a_question_ends_what_is_being_said(model):
-    session = session_of(model, replace(ALWAYS, step_tokens=1))
-    session.push_text(TEXT, reply="may")
-    parts = list(steps_of(6.0))
-    for part in parts[:4]:
-        session.push(part)
-    assert session.live.context.speech is not None
-    dropped, reply = session.push_text("what is seen")
-    assert (dropped.what, dropped.reason) == ("reply", "a question came")
-    quiet = session_of(model, QUIET)
-    quiet.push_text(TEXT, reply="may")
-    for part in parts[:4]:
-        quiet.push(part)
-    assert quiet.push_text("what is seen") == [reply] and reply.request is None and reply.time_s == 2.0
-    assert session.cancel() == []
-    session.push(parts[4]), session.push(parts[5])
-    (cancelled,) = session.cancel()
-    assert (cancelled.what, cancelled.reason) == ("reply", "cancelled") and session.cancel() == []
-
-
-def test_the_same_answer_again_is_marked_and_never_kept(model):
-    live = replace(POLLED, trigger=TriggerConfig("single", 0.01, ("poll",)), step_tokens=0, replies="keep")
-    _, events = run(model, live, steps_of(14.0), [(0.0, "what is seen", "may")])
-    replies = of(events, Reply)
-    for before, reply in pairwise(replies):
-        assert reply.is_repeat == (reply.answer.text == before.answer.text)
-    assert any(reply.is_repeat for reply in replies)
-    session = session_of(model, live)
-    session.push_text("what is seen", reply="may")
-    for part in steps_of(14.0):
-        events = session.push(part)
-        if of(events, Reply):
-            assert session.context()[-1].streams != {} or not of(events, Reply)[-1].is_repeat
-
-
-def test_texts_come_at_their_time(model):
-    _, events = run(
-        model,
-        QUIET,
-        steps_of(5.0),
-        [(2.5, TEXT, "may"), (3.0, "what is seen", "must"), (60.0, "what", "must")],
-    )
-    kinds = [type(event) for event in events if not isinstance(event, SegmentClosed)]
-    assert kinds[:6] == [Scored, Scored, Scored, Asked, Reply, Scored]
-    (dropped,) = of(events, Dropped)
-    assert (dropped.what, dropped.time_s, dropped.reason) == ("turn", 60.0, "the video ended before it")
-
-
 def test_frames_at_a_higher_rate_are_thinned(model):
     frames, _ = make_clip(5.0)
     session, events = session_of(model, QUIET, media=["video"]), []
@@ -594,19 +347,6 @@ def test_errors_say_what_is_wrong(model):
         plain.push_text("what", reply="may")
     with pytest.raises(ValueError, match="audio must come at 16000 samples a second, got 8000"):
         session.push_audio(torch.zeros(100), 8000)
-
-
-def test_requests_have_a_bound_and_what_was_said_leaves_first(model):
-    live = replace(POLLED, trigger=TriggerConfig("single", 0.01, ("poll",)), replies="keep", step_tokens=0)
-    session = session_of(model, live)
-    session.push_text(TEXT, reply="may")
-    events = [e for part in steps_of(30.0) for e in session.push(part)]
-    dropped = [e for e in of(events, Dropped) if e.what == "turn"]
-    assert dropped and "more than live.text_tokens = 60 of text" in dropped[0].reason
-    with pytest.raises(ValueError, match="withdraw a request"):
-        for _ in range(10_000):
-            session.push_text(TEXT, reply="may")
-    assert session.stats()["cache_tokens"] <= session.stats()["max_cache_tokens"]
 
 
 def test_a_score_that_is_no_number_is_named_and_the_session_lives(model):

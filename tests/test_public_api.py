@@ -98,7 +98,7 @@ MAX_LINES = {
     "eval/tasks": (2816, 1967),
     "kernels": (1567, 1067),
     "kernels/gpu": (2196, 1723),
-    "longcompress": (5372, 3632),
+    "longcompress": (5371, 3630),
     "longcompress/annotate": (1304, 906),
     "longcompress/checkpoints": (1034, 744),
     "longcompress/cli": (3151, 2127),
@@ -117,7 +117,7 @@ MAX_LINES = {
     "train/tiny": (1826, 1322),
 }
 # The house is still larger than its goal of (25_000, 17_000) lines. These numbers may only fall.
-MAX_TOTAL = (48_224, 34_089)
+MAX_TOTAL = (48_223, 34_087)
 MAX_FILES = 34  # of ours that compress and ask of a file go through; 31 before two long ones were split
 
 
