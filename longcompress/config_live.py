@@ -158,9 +158,15 @@ class LiveConfig:
                 "nothing_at must be a probability above 0, and 1 where nothing is empty, got "
                 f"{self.nothing_at} and {self.nothing!r}"
             )
-        names = {name for _, name, _, _ in Formatter().parse(self.poll) if name is not None}
-        if not self.poll_no or "request" not in names or names - {"request", "now"}:
+        try:
+            parts = [part[1:] for part in Formatter().parse(self.poll) if part[1] is not None]
+        except ValueError:  # a brace that is alone
+            parts = []
+        known = {("request", "", None), ("now", "", None)}
+        if not self.poll_no or ("request", "", None) not in parts or {*parts} - known:
             raise ValueError(
-                "poll must hold {request} and no other field but {now}, and poll_no must not be empty, got "
-                f"{self.poll!r} and {self.poll_no!r}"
+                "poll must hold {request} and no other field but {now}, other braces twice, and poll_no must "
+                f"not be empty, got {self.poll!r} and {self.poll_no!r}"
             )
+        if self.nothing != self.nothing.strip():
+            raise ValueError(f"nothing must have no white space around it, got {self.nothing!r}")

@@ -24,7 +24,7 @@ from .llm.cache import Read, cache_bytes
 from .llm.live import LiveReader, Part, as_text, parts_of
 from .model import LongCompress
 from .session_events import Asked, Dropped, Reply, ReplyBegan, ReplyPart, Scored, SessionEvent
-from .speech import Speech
+from .speech import HALF, Speech
 from .types import Answer, CompressedVideo, Tokens
 
 Streams = Mapping[str, Tokens]
@@ -73,7 +73,7 @@ class LiveContext:
         self.turns: list[Turn] = []  # the oldest first
         self.borders: list[tuple[float, MergeState]] = []  # of closed segments, to begin near at
         self.triggers: dict[str, TriggerState] = {}  # by request; "" of all of them in released form
-        self.due: list[int] = []  # requests that wait to be answered
+        self.due: list[Speech] = []  # that wait to be said
         self.speech: Speech | None = None
         self.last: dict[str, str] = {}  # request -> its last answer
         self.seen: list[int] = []  # tokens of answers, for the repetition penalty
@@ -119,6 +119,8 @@ class LiveContext:
             raise ValueError("session holds no token: nothing has come that could be asked about")
         ids = self._question(question, stands=False)
         events = self.cancel(time_s, "a question came")
+        if self.speech is not None:
+            self.due.insert(0, self.speech)
         self.speech = Speech(self.now.chunks, self.now.reader.fork(), ids, None, question, time_s)
         return events + self._say(0, time_s)
 
@@ -128,7 +130,7 @@ class LiveContext:
         Raises:
             ValueError: it is empty, or has no room.
         """
-        self._question(text, stands=True)
+        self._question(text, stands=self.is_released)
         # in released form a request opens the turn of frames behind it, and nothing else does
         ids = self.parts.turn(text) + (self.parts.opening if self.is_released else [])
         pinned = sum(len(turn.ids) for turn in self.turns if turn.request is not None)
@@ -151,25 +153,24 @@ class LiveContext:
         if request not in (known := [turn.request for turn in self.turns if turn.request is not None]):
             raise ValueError(f"request must be one of {known}, which stand, got {request}")
         self.turns = [turn for turn in self.turns if turn.request != request]
-        self.due = [number for number in self.due if number != request]
+        self.due = [speech for speech in self.due if speech.request != request]
         self.triggers.pop(str(request), None)
         self.last.pop(str(request), None)
         events = list[SessionEvent]()
         if self.speech is not None and self.speech.request == request:
-            events = self.cancel(time_s, "its request was withdrawn")
+            events, self.speech = self.cancel(time_s, "its request was withdrawn"), None
         if self.now.chunks:
             self._rebuild()
         return events
 
     def cancel(self, time_s: float, reason: str = "cancelled") -> list[SessionEvent]:
-        """What is being said ends, and nothing of it stays; no event where nothing is."""
-        speech, self.speech = self.speech, None
-        if speech is None:
+        """What is being said ends, and nothing of it stays; no event where nothing is. What may turn out to
+        be nothing, and was not told of, goes on."""
+        speech = self.speech
+        if speech is None or not speech.is_told:
             return []
-        if not speech.is_told:
-            self._unsaid(speech.request)
-            return []
-        return [Dropped("reply", speech.began_s, time_s, reason)]
+        self.speech = None
+        return [Dropped("reply", speech.seen_s, time_s, reason)]
 
     def finish(self, time_s: float) -> list[SessionEvent]:
         """All that is due is said to its end."""
@@ -191,7 +192,7 @@ class LiveContext:
         }  # fmt: skip
 
     def _readers(self) -> list[LiveReader]:
-        others = [self.now.prefix, self.ahead, self.next]
+        others = [self.now.prefix, self.ahead, self.next, self.speech, *self.due]
         return [self.now.reader, *(other.reader for other in others if other is not None)]
 
     # --- what is read
@@ -284,7 +285,7 @@ class LiveContext:
     # --- when it speaks
 
     def _score(self, read: Read, start_s: float, end_s: float) -> list[SessionEvent]:
-        """Scores of a step; what fires becomes due."""
+        """Scores of a step; what fires becomes due, as it can be answered now."""
         config = self.config
         standing = [(turn.request, turn.text) for turn in self.turns if turn.request is not None]
         rows = self.scores.of(read, self.now.reader, standing, self.now.closing, end_s)
@@ -300,9 +301,26 @@ class LiveContext:
                 except ValueError as error:
                     events.append(Dropped("score", start_s, end_s, str(error)))
             events.append(Scored(start_s, scores, fired, request))
-            if fired and request is not None and request not in self.due:
-                self.due.append(request)
+            if fired and request is not None:
+                self._fire(request, dict(standing), start_s, end_s)
         return events
+
+    def _fire(self, request: int, standing: dict[int, str], fired_s: float, end_s: float) -> None:
+        """A request becomes due, unless it is, or there is nothing to say: it reads what there is now."""
+        for speech in self.due:
+            if speech.request == request and not speech.tokens:
+                speech.fired_s.append(fired_s)
+                return
+        text = standing.get(request, "")
+        # in MMDuet's turns the last user's turn is what an answer is to
+        stands = self.is_released or [*standing][-1:] == [request]
+        part = self._question(text or "?", stands=stands)
+        speech = Speech(self.now.chunks, self.now.reader.fork(), part, request, text, end_s)
+        speech.fired_s.append(fired_s)
+        if self.config.nothing_at < 1 and speech.chance(self.scores.nothing) >= self.config.nothing_at:
+            self._unsaid(speech)
+        else:
+            self.due.append(speech)
 
     # --- what it says
 
@@ -311,21 +329,14 @@ class LiveContext:
         num = self.config.step_tokens if num is None else num
         events = [] if self.speech is None else self._say(num, time_s)
         while self.speech is None and self.due:
-            request = self.due.pop(0)
-            text = next((turn.text for turn in self.turns if turn.request == request), "")
-            part = self._question(text or "?", stands=True)
-            speech = Speech(self.now.chunks, self.now.reader.fork(), part, request, text, time_s)
-            if self.config.nothing_at < 1 and speech.chance(self.scores.nothing) >= self.config.nothing_at:
-                self._unsaid(request)
-            else:
-                self.speech = speech
-                events += self._say(num, time_s)
+            self.speech = self.due.pop(0)
+            events += self._say(num, time_s)
         return events
 
-    def _unsaid(self, request: int | None) -> None:
+    def _unsaid(self, speech: Speech) -> None:
         """Of heads that score about all requests, one that had nothing to say may be asked again at once."""
-        if self.config.heads_of == "all" and (name := str(request)) in self.triggers:
-            self.triggers[name] = unsaid(self.triggers[name])
+        if self.config.heads_of == "all" and (name := str(speech.request)) in self.triggers:
+            self.triggers[name] = unsaid(self.triggers[name], speech.fired_s)
 
     def _question(self, text: str, *, stands: bool) -> Part:
         """The part between the context and an answer; ValueError where it has no room."""
@@ -348,17 +359,18 @@ class LiveContext:
         speech.say(self.parts, num, limit, config.repetition_penalty, self.seen)
         is_done, name = speech.is_done(self.parts, limit), str(speech.request)
         text, events = speech.text(self.parts).strip(), list[SessionEvent]()
+        shown = text if is_done else text.rstrip(HALF)
         self.speech = None if is_done else speech
         is_repeat = speech.request is not None and is_done and self.last.get(name) == text
-        may_be_nothing = bool(config.nothing) and not speech.is_told and config.nothing.startswith(text)
+        may_be_nothing = bool(config.nothing) and not speech.is_told and config.nothing.startswith(shown)
         is_nothing = may_be_nothing and text == config.nothing
         if is_done and (is_nothing or is_repeat):
-            self._unsaid(speech.request)
+            self._unsaid(speech)
         if is_nothing or (may_be_nothing and not is_done):
             return events
         if speech.request is not None:
             if not speech.is_told:
-                events.append(ReplyBegan(speech.began_s, speech.request))
+                events.append(ReplyBegan(speech.seen_s, speech.request))
             speech.is_told = True
             if piece := speech.piece(self.parts, limit):
                 events.append(ReplyPart(time_s, speech.request, piece))
@@ -371,8 +383,8 @@ class LiveContext:
         self.counts["replies"] += 1
         self.counts["repeats"] += is_repeat
         answer = Answer(text, tuple(parse_spans(text, duration_s=time_s)))
-        done_s = time_s if time_s > speech.began_s else None
-        events.append(Reply(speech.began_s, speech.question, answer, speech.request, done_s, is_repeat))
+        done_s = time_s if time_s > speech.seen_s else None
+        events.append(Reply(speech.seen_s, speech.question, answer, speech.request, done_s, is_repeat))
         if (is_repeat and not self.is_released) or config.replies == "drop":
             if self.is_released:  # the frames' turn is never ended
                 self.now.closing = []
@@ -394,7 +406,7 @@ class LiveContext:
         """All but what the constructor takes, for `set_state`."""
         speech = self.speech
         return {name: getattr(self, name) for name in _DATA} | {
-            "speech": None if speech is None else speech.state(),
+            "speech": None if speech is None else speech.state(), "due": [x.state() for x in self.due],
             "borders": [(border_s, state.state()) for border_s, state in self.borders],
             "prefix": self.now.prefix.data(), "ahead": None if self.ahead is None else self.ahead.data(),
             "now": self.now.data(), "next": None if self.next is None else self.next.data(),
@@ -417,9 +429,10 @@ class LiveContext:
             self.next = Reading.restore(self.ahead, state["next"]) if state["next"] is not None else None
         if state["speech"] is not None:
             self.speech = Speech.restore(self.llm, self.parts, state["speech"])
+        self.due = [Speech.restore(self.llm, self.parts, values) for values in state["due"]]
 
 
-_DATA = ("turns", "triggers", "due", "last", "seen", "counts")
+_DATA = ("turns", "triggers", "last", "seen", "counts")
 
 
 LIVE_CLASSES = (Turn, Part, TriggerState, CompressedVideo)

@@ -98,7 +98,7 @@ class LongCompress(nn.Module):
             self.llm = llm
         self.folder = folder
         # of encoders alone or not -> (what it depends on, the hash)
-        self._identity: dict[bool, tuple[Any, str]] = {}
+        self._identity: dict[str, tuple[Any, str]] = {}
 
     def __getattr__(self, name: str) -> Any:
         if name == "llm" and "llm" not in self._modules:
@@ -405,11 +405,17 @@ class LongCompress(nn.Module):
         text = json.dumps(used, sort_keys=True)
         parts = [*self.encoders.values(), *([] if derived else [self.global_memory])]
         states = [getattr(part, "state", part.state_dict)() for part in parts]
-        values = [item for state in states for item in sorted(state.items())]
+        return self._hash(str(derived), text, [item for state in states for item in sorted(state.items())])
+
+    def speaker(self) -> str:
+        """A hash of the weights of the language model, its projectors and heads, sampled as by `identity`."""
+        return self._hash("llm", "", sorted(self.llm.state_dict().items()))
+
+    def _hash(self, name: str, text: str, values: list[tuple[str, Tensor]]) -> str:
         key = (text, tuple((v.data_ptr(), 0 if v.is_inference() else v._version) for _, v in values))
-        if derived not in self._identity or self._identity[derived][0] != key:
-            self._identity = self._identity | {derived: (key, _digest(text, values))}
-        return self._identity[derived][1]
+        if name not in self._identity or self._identity[name][0] != key:
+            self._identity = self._identity | {name: (key, _digest(text, values))}
+        return self._identity[name][1]
 
     def settings(self) -> str:
         """A hash of what decides, besides `identity` and a budget, which tokens a video gets."""

@@ -26,8 +26,10 @@ def pack(value: Any, kinds: Sequence[type]) -> bytes:
     Raises:
         TypeError: for anything else.
     """
-    tensors: dict[str, Tensor] = {}
-    plan = json.dumps(_down(value, tuple(kinds), tensors))
+    known: dict[int, tuple[int, Tensor]] = {}
+    plan = json.dumps(_down(value, tuple(kinds), known))
+    # saved memory is never shared, but a tensor that comes up twice is saved once
+    tensors = {str(i): x.detach().cpu().contiguous().clone() for i, x in known.values()}
     tensors[PLAN] = torch.frombuffer(bytearray(plan.encode()), dtype=torch.uint8)
     return to_bytes(tensors)
 
@@ -72,13 +74,12 @@ def _specs(tensors: Mapping[str, Tensor]) -> dict[str, TensorSpec]:
     }  # fmt: skip
 
 
-def _down(value: Any, kinds: tuple[type, ...], tensors: dict[str, Tensor]) -> Any:
-    """A JSON value; tensors go to `tensors` and leave their number."""
+def _down(value: Any, kinds: tuple[type, ...], tensors: dict[int, tuple[int, Tensor]]) -> Any:
+    """A JSON value; tensors go to `tensors` by their id, and leave their number."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Tensor):
-        tensors[str(len(tensors))] = value.detach().cpu().contiguous().clone()  # saved memory is never shared
-        return {"tensor": str(len(tensors) - 1)}
+        return {"tensor": str(tensors.setdefault(id(value), (len(tensors), value))[0])}
     if isinstance(value, kinds):
         named = {f.name: getattr(value, f.name) for f in fields(value)} if is_dataclass(value) else None
         items = value._asdict() if named is None else named  # type: ignore[attr-defined]

@@ -24,7 +24,7 @@ from .serialize import pack, unpack
 from .session_events import Dropped, Reply, SegmentClosed, SessionEvent
 from .types import MAX_TIME_S, Answer, Audio, Encoded, Frames, Segment
 
-FORMAT = 8  # of snapshots
+FORMAT = 9  # of snapshots
 SHORT_S = 1e-3  # step of a frame that is pushed alone
 SNAPSHOT_CLASSES = (
     *STATE_CLASSES, *LIVE_CLASSES, Frames, Audio, Encoded, LiveConfig, TriggerConfig
@@ -75,11 +75,11 @@ class Session:
         What comes too late is `Dropped`. Of frames at a higher rate than the model's, one a step is taken.
 
         Raises:
-            ValueError: the session is closed, a sample is not a number, or a time does not count from the
+            ValueError: the session has ended, a sample is not a number, or a time does not count from the
                 start of the video.
         """
         if self._closed:
-            raise ValueError("session is closed; make a new one")
+            raise ValueError("session has ended, by close() or flush(); make a new one for another video")
         if not len(part):
             return []
         if part.end_s > MAX_TIME_S:
@@ -175,16 +175,16 @@ class Session:
         return self._add(self.encoder.reach(modality, time_s))
 
     def flush(self) -> list[SessionEvent]:
-        """Encode and close all that waits, as at the end of the video; say all that is due."""
+        """Encode and close all that waits, at the end of the video; say all that is due. Nothing can be
+        pushed after it but questions."""
+        self._closed = True
         if self.live is not None:
             return self.live.flush(self._add)
         return self._add(self.encoder.flush())
 
     def close(self) -> list[SessionEvent]:
-        """`flush`, and take in nothing more."""
-        events = self.flush()
-        self._closed = True
-        return events
+        """The same as `flush`."""
+        return self.flush()
 
     def run(self, source: Iterable[Frames | Audio]) -> Iterator[SessionEvent]:
         """Take in all that `source` gives, then flush; yields events as they happen.
@@ -249,6 +249,7 @@ class Session:
             "keep_assignment": self._state.keep_assignment,
             "closed": self._closed, "encoder": self.encoder.state(), "state": self._state.state(),
             "num_raw": self._num_raw, "live": None if self.live is None else self.live.state(),
+            "speaker": None if self.live is None else self.model.speaker(),
         }  # fmt: skip
         return pack(state, SNAPSHOT_CLASSES)
 
@@ -257,7 +258,8 @@ class Session:
         """The session that `snapshot` was taken of.
 
         Raises:
-            ValueError: if data is cut, of another format, or from a model with other encoders than `model`.
+            ValueError: if data is cut, of another format, or from a model with other encoders than `model`,
+                of a live session also with another language model.
         """
         state = unpack(data, SNAPSHOT_CLASSES, model.device)
         if not isinstance(state, dict) or "format" not in state:
@@ -275,6 +277,11 @@ class Session:
         if hint := sampling_hint({"media": state["sampling"]}, model):
             raise ValueError(f"data has other frames than model {model.config.name!r} takes{hint}")
         live = state["live"]
+        if live is not None and state["speaker"] != model.speaker():
+            raise ValueError(
+                f"data is of a session with another language model than {model.config.name!r} has; restore "
+                "it with the model that made it"
+            )
         session = cls(
             model, state["budget"], media=state["media"], keep_assignment=state["keep_assignment"],
             live=None if live is None else live["config"],

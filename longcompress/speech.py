@@ -21,15 +21,19 @@ class Speech:
         question: the part before the answer.
         request: its number, None of a question.
         text: of the request or question.
-        began_s: what was seen by then.
+        seen_s: what was seen by then.
+
+    Attributes:
+        fired_s: steps at which the trigger asked for it.
     """
 
     def __init__(
         self, chunks: Sequence[list[Part]], reader: LiveReader, question: Part, request: int | None,
-        text: str, began_s: float,
+        text: str, seen_s: float,
     ) -> None:  # fmt: skip
         self.chunks, self.reader, self.part = list(chunks), reader, question
-        self.request, self.question, self.began_s = request, text, began_s
+        self.request, self.question, self.seen_s = request, text, seen_s
+        self.fired_s: list[float] = []
         self.tokens: list[int] = []
         self.is_told = request is None  # whether an event has told of it
         self._num_said = 0  # characters of the text that `piece` has returned
@@ -70,8 +74,8 @@ class Speech:
         """All of it, for `restore`."""
         return {
             "chunks": self.chunks, "part": self.part, "request": self.request, "question": self.question,
-            "began_s": self.began_s, "tokens": self.tokens, "num_said": self._num_said,
-            "is_told": self.is_told,
+            "seen_s": self.seen_s, "fired_s": self.fired_s, "tokens": self.tokens,
+            "num_said": self._num_said, "is_told": self.is_told,
         }  # fmt: skip
 
     @classmethod
@@ -81,10 +85,10 @@ class Speech:
         for chunk in state["chunks"]:
             reader.read(chunk)
         speech = cls(
-            state["chunks"], reader, state["part"], state["request"], state["question"], state["began_s"]
+            state["chunks"], reader, state["part"], state["request"], state["question"], state["seen_s"]
         )
-        speech.tokens, speech._num_said = state["tokens"], state["num_said"]
-        speech.is_told = state["is_told"]
+        speech.tokens, speech.fired_s = state["tokens"], state["fired_s"]
+        speech._num_said, speech.is_told = state["num_said"], state["is_told"]
         for token in speech.tokens:
             speech._read(parts, token)
         return speech

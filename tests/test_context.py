@@ -91,6 +91,27 @@ def of(events, *kinds):
     return [event for event in events if isinstance(event, kinds)]
 
 
+@pytest.mark.parametrize(("head", "of_heads"), [("informative", "all"), ("poll", "last")])
+def test_of_several_requests_each_is_said_again_but_the_last(model, head, of_heads):
+    """An answer is to the last user's turn; so is the order in which they stand no matter."""
+    live = replace(DUET, trigger=TriggerConfig("single", 0.001, (head,)), heads_of=of_heads)
+    texts, prompts = ["Tell me when it rains.", "Count the cars."], {}
+    for some in (texts, texts[::-1], texts[:1]):
+        session = Session(model, live=live, media=["video"])
+        asked, num = session.live.context._question, len(some)
+
+        def spy(text, *, stands, asked=asked, num=num):
+            part = asked(text, stands=stands)
+            prompts.setdefault((num, text), []).append(model.llm.tokenizer.decode(part.ids))
+            return part
+
+        session.live.context._question = spy
+        events, _ = converse(session, 3, 2.0, [(0.0, text) for text in some])
+        assert {e.request for e in of(events, Reply)} == {*range(1, 1 + num)}
+        numbers = [turn.text in prompts[num, turn.text][-1] for turn in session.live.context.turns]
+        assert numbers == [True, False][-num:]
+
+
 @pytest.mark.parametrize("name", SESSIONS)
 def test_sessions_are_theirs(model, name):
     """From pixels: scores to 1e-5, what was read id by id, replies id by id, and the length of the cache."""

@@ -150,8 +150,20 @@ def test_a_session_closed_while_it_speaks_says_all(model):
     assert session.live.context.speech is not None and of(events, ReplyBegan)
     ends = session.close()
     assert len(of(ends, Reply)) >= 1 and session.live.context.speech is None
-    with pytest.raises(ValueError, match="session is closed; make a new one"):
+    with pytest.raises(ValueError, match="session has ended, by close"):
         session.push(frame(2.0))
+
+
+@pytest.mark.parametrize("live", [None, LIVE])
+def test_nothing_comes_after_the_end(model, live):
+    """By flush as by close; what came can still be asked about, also from a snapshot."""
+    session = opened(model, live) if live else Session(model, 40)
+    session.push(frame(0.0))
+    session.flush()
+    for ended in (session, Session.restore(model, session.snapshot())):
+        with pytest.raises(ValueError, match=r"session has ended, by close\(\) or flush\(\); make a new one"):
+            ended.push(frame(1.0))
+        assert of(ended.push_text("what is seen"), Reply) and ended.close() == []
 
 
 def test_a_snapshot_of_another_model_is_refused(model):
@@ -164,6 +176,19 @@ def test_a_snapshot_of_another_model_is_refused(model):
         Session.restore(other, session.snapshot())
     with pytest.raises(ValueError, match=r"data is no snapshot|cut|damaged"):
         Session.restore(model, session.snapshot()[:200])
+
+
+def test_a_live_snapshot_of_another_language_model_is_refused(model):
+    session = opened(model, LIVE)
+    session.push(frame(0.0))
+    other = make_model(llm=model.config.llm)
+    other.load_state_dict(model.state_dict(), strict=False)
+    Session.restore(other, Session(model, 40).snapshot())
+    with torch.no_grad():
+        other.llm.lm.get_input_embeddings().weight.add_(1.0)
+    Session.restore(other, Session(model, 40).snapshot())
+    with pytest.raises(ValueError, match=r"session with another language model than .* restore it with"):
+        Session.restore(other, session.snapshot())
 
 
 def test_models_without_steps_are_refused(model):

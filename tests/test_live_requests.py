@@ -136,20 +136,126 @@ def test_what_may_be_nothing_goes_on_from_a_snapshot(model):
     assert held > 2
 
 
-def test_a_question_before_a_reply_was_told_loses_no_reply(model):
-    """Its request is asked again at the next step, where it would else have spoken."""
-    _, events = run(model, replace(ALL, step_tokens=1), steps_of(8.0))
-    session = session_of(model, replace(ALL, step_tokens=1, nothing=of(events, Reply)[0].answer.text))
+@pytest.mark.parametrize("live", [
+    replace(ALL, step_tokens=1),
+    replace(ALL, step_tokens=1, heads_of="last"),
+    replace(POLLED, trigger=TriggerConfig("single", 0.01, ("poll",), release=True), step_tokens=1),
+])  # fmt: skip
+def test_a_question_before_a_reply_was_told_loses_no_reply(model, live):
+    """It goes on behind the answer, and says what it would have said."""
+    _, events = run(model, live, steps_of(14.0))
+    told = of(events, Reply)[0]
+    # a word more: what it says is held back to its end
+    session = session_of(model, replace(live, nothing=f"{told.answer.text} x"))
     session.push_text(TEXT, reply="may")
-    parts = steps_of(8.0)
+    parts, events = steps_of(14.0), []
     for part in parts:
-        session.push(part)
+        events += session.push(part)
         if session.live.context.speech is not None:
             break
-    assert not session.live.context.speech.is_told
+    assert not session.live.context.speech.is_told and not of(events, ReplyBegan)
+    assert session.cancel() == [] and session.live.context.speech is not None
     assert of(session.push_text("what is seen"), Reply) and session.live.context.speech is None
-    scored = next(e for part in parts for e in of(session.push(part), Scored))
-    assert scored.fired
+    events += [e for part in parts for e in session.push(part)]
+    assert not of(events, Dropped)
+    first = of(events, Reply)[0]
+    assert (first.answer, first.time_s, first.request) == (told.answer, told.time_s, 1)
+
+
+@pytest.mark.parametrize("live", [
+    ALL, replace(POLLED, trigger=TriggerConfig("single", 0.01, ("poll",), release=True))
+])  # fmt: skip
+def test_requests_that_wait_are_answered_from_where_they_were_asked(model, live):
+    """However slow the one before is said: what each says of a time is what it says at once; and from
+    snapshots, too."""
+    texts = [(0.0, text, "may") for text in (TEXT, "what is seen", "the blue box")]
+    replies = {}
+    for num in (0, 1, 2):
+        _, events = run(model, replace(live, step_tokens=num), steps_of(40.0), texts)
+        replies[num] = {(e.request, e.time_s): e.answer.text for e in of(events, Reply)}
+        assert [e.request for e in of(events, Reply)][:3] == [1, 2, 3]
+    for num in (1, 2):
+        firsts = {key: text for key, text in replies[num].items() if key[1] == 1.0}
+        assert len(firsts) == 3 and replies[num].items() <= replies[0].items()
+    session = session_of(model, replace(live, step_tokens=1))
+    for _, text, _ in texts:
+        session.push_text(text, reply="may")
+    parts = list(steps_of(20.0))
+    for part in parts[:4]:
+        session.push(part)
+    assert len(session.live.context.due) == 2
+    data = session.snapshot()
+    twin = Session.restore(model, data)
+    other = Session.restore(model, data)
+    assert twin.snapshot() == data
+    rest = [[e for part in parts[4:] for e in s.push(part)] for s in (twin, other)]
+    assert rest[0] == rest[1] and len(of(rest[0], Reply)) >= 3
+    session.withdraw(3)
+    assert [speech.request for speech in session.live.context.due] == [2]
+
+
+def test_what_was_not_said_takes_back_its_own_firing(model, monkeypatch):
+    """A request that fires again while an answer of nothing is being said is not released by that."""
+    live = replace(ALL, step_tokens=1, trigger=replace(ALL.trigger, threshold=0.5))
+    end, numbers = model.llm.tokenizer.eos_token_id, []
+    says = [model.llm.tokenizer.encode(text) for text in ("red blue red blue red", "blue", "red")]
+
+    def pick(logits, penalty, seen):
+        numbers.append(0) if not seen else None
+        return [*says[min(len(numbers), len(says)) - 1], end][len(seen)]
+
+    monkeypatch.setattr("longcompress.speech.pick", pick)
+    for nothing in ("", "red blue red blue red"):
+        numbers.clear()
+        session = session_of(model, replace(live, nothing=nothing))
+        scores = iter([0.9, 0.1, *[0.9] * 12])
+        session.live.context.scores.of = lambda read, reader, standing, before, now_s, scores=scores: [
+            (number, {"relevance": next(scores)}) for number, _ in standing
+        ]
+        events = session.push_text(TEXT, reply="may")
+        events += [e for part in steps_of(14.0) for e in session.push(part)]
+        assert [e.time_s for e in of(events, Scored) if e.fired] == [0.0, 2.0]
+        want = [(3.0, "blue")] if nothing else [(1.0, "red blue red blue red"), (3.0, "blue")]
+        assert [(e.time_s, e.answer.text) for e in of(events, Reply)] == want
+
+
+def test_nothing_is_compared_without_half_a_character(model, monkeypatch):
+    """Tokens of bytes: where a step ends in the middle of a letter, the reply may still be nothing."""
+    letters = "ничего".encode()
+    tokenizer = model.llm.tokenizer
+    monkeypatch.setattr(
+        tokenizer, "decode", lambda ids, **_: letters[: len(ids)].decode(errors="replace"), raising=False
+    )
+    end = model.llm.tokenizer.eos_token_id
+    ids = [*[tokenizer.encode("red")[0]] * len(letters), end]
+
+    def pick(logits, penalty, seen):
+        return ids[min(len(seen), len(ids) - 1)]
+
+    monkeypatch.setattr("longcompress.speech.pick", pick)
+    for num in (0, 1, 3):
+        live = replace(ALL, step_tokens=num, nothing="ничего", max_reply_tokens=40)
+        _, events = run(model, live, steps_of(16.0))
+        assert any(e.fired for e in of(events, Scored))
+        assert not any(of(events, kind) for kind in (Reply, ReplyBegan, ReplyPart))
+    _, events = run(model, replace(ALL, step_tokens=1, max_reply_tokens=40), steps_of(16.0))
+    assert of(events, Reply)[0].answer.text == "ничего"
+
+
+def test_words_of_nothing_and_the_poll_are_checked():
+    with pytest.raises(ValueError, match="nothing must have no white space around it, got ' nothing'"):
+        replace(POLLED, nothing=" nothing")
+    for poll in (
+        "{request} {now:.1f}",
+        "{request!z}",
+        "{request:d}",
+        "{request} {",
+        "{now}",
+        "{request} {x}",
+    ):
+        with pytest.raises(ValueError, match=r"poll must hold \{request\} and no other field but \{now\}"):
+            replace(POLLED, poll=poll)
+    assert replace(POLLED, poll="{request} {{now}} {now}").poll
 
 
 def test_a_poll_is_the_models_own_answer(model):

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ...config_live import LiveConfig
+from ...config_live import POLL, LiveConfig
 from ...config_values import to_dict
 from ...media.reader import Reading
 from ...model import LongCompress
 from ...session import Session
-from ...session_events import Asked, Dropped, Reply, Scored, SegmentClosed, SessionEvent
+from ...session_events import Asked, Dropped, Reply, ReplyPart, Scored, SegmentClosed, SessionEvent
 from ...threads import single_thread
 from ...types import Audio, Frames
 from ..tasks.files import json_text, lines_text, write_text
@@ -86,6 +86,11 @@ def run_live(
                          "and --max-new-tokens")  # fmt: skip
     how = How(times=config.times or task.times.get(config.prompt, "seconds"))
     live = model.config.live.for_heads(getattr(model.llm, "heads", None) is not None)
+    if arms.together and live.heads_of == "last" and POLL not in live.trigger.heads:
+        raise ValueError(
+            "together needs scores about all requests that stand, got those of heads about the last: "
+            'set live.heads_of to "all" for a model that was trained so, or leave out --together'
+        )
     examples = source.examples[: config.limit]
     done: Mapping[str, Mapping[str, Any]] = {}
     outs = {
@@ -194,17 +199,23 @@ def _live(
         "seconds": {"cpu": round(clock.seconds() / len(examples), 3)},
     }
     scored = [event for event in events if isinstance(event, Scored) and event.request is not None]
-    replies = [event for event in events if isinstance(event, Reply) and not event.is_repeat]
+    replies, told_s = list[tuple[float, Reply]](), dict[int | None, float]()
+    for event in events:  # a reply counts from its first word, which may come later than what it has seen
+        if isinstance(event, ReplyPart):
+            told_s.setdefault(event.request, event.time_s)
+        elif isinstance(event, Reply):
+            time_s = told_s.pop(event.request, event.time_s)
+            replies += [] if event.is_repeat else [(time_s, event)]
     numbers: list[int | None] = [None]  # replies that nobody asked for count where there is one request
     if len(examples) > 1:
         numbers = [event.request for event in events if isinstance(event, Asked)]
     lines = []
     for number in numbers:
         steps = [event for event in scored if number in (None, event.request)]
-        answers = [event for event in replies if number in (None, event.request)]
+        answers = [(t, event.answer.text) for t, event in replies if number in (None, event.request)]
         line = line_of(
-            [(event.time_s, event.answer.text) for event in answers], [event.time_s for event in steps],
-            [event.scores for event in steps], session.encoder.end_s,
+            answers, [event.time_s for event in steps], [event.scores for event in steps],
+            session.encoder.end_s,
         )  # fmt: skip
         lines.append(line | {"fired_s": [event.time_s for event in steps if event.fired]} | shared)
     return lines

@@ -63,7 +63,7 @@ def line_of(
         ],
         "video_duration": duration_s,
         "debug_data": [
-            {"time": time_s} | {name + END: round(value, 6) for name, value in row.items()}
+            {"time": time_s} | {name + END: value for name, value in row.items()}
             for time_s, row in zip(times_s, scores, strict=True)
         ],
     }

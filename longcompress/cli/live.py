@@ -243,7 +243,8 @@ def _show(event: "SessionEvent", lines: IO[str] | None, captions: IO[str] | None
 def cue(start_s: float, text: str) -> str:
     """A cue of WebVTT, shown for as long as it takes to read."""
     end_s = start_s + max(2.0, len(text) / 15)
-    times = " --> ".join(f"{t // 3600:02.0f}:{t % 3600 // 60:02.0f}:{t % 60:06.3f}" for t in (start_s, end_s))
+    rounded = [round(t, 3) for t in (start_s, end_s)]
+    times = " --> ".join(f"{t // 3600:02.0f}:{t % 3600 // 60:02.0f}:{t % 60:06.3f}" for t in rounded)
     plain = " ".join(text.replace("&", "&amp;").replace("<", "&lt;").replace("-->", "--&gt;").split())
     return f"{times}\n{plain}\n\n"
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ..config_live import SCORES, TriggerConfig
 
 MINUTE_S = 60.0
+ROUNDING_S = 1e-6  # times of steps are sums
 
 
 class TriggerState(NamedTuple):
@@ -18,7 +19,7 @@ class TriggerState(NamedTuple):
         recent: the scores of all heads before, `window` steps at most.
         held: steps in a row that the rule said yes.
         is_released: it said no since the last reply.
-        spoken_s: when it spoke: the last `per_minute` times, and once at least, and one more, which `unsaid`
+        spoken_s: when it spoke: the last `per_minute` times, and once at least, and two more, which `unsaid`
             may need.
     """
 
@@ -57,17 +58,21 @@ def step(
     is_released = state.is_released or not is_due
     fired = held >= config.hold and (is_released or not config.release)
     if fired and spoken_s:
-        is_full = limit > 0 and len(spoken_s) >= limit and time_s - spoken_s[-limit] < MINUTE_S
-        fired = time_s - spoken_s[-1] >= config.refractory_s and not is_full
+        now_s = time_s + ROUNDING_S
+        is_full = limit > 0 and len(spoken_s) >= limit and now_s - spoken_s[-limit] < MINUTE_S
+        fired = now_s - spoken_s[-1] >= config.refractory_s and not is_full
     if fired:
         total, is_released = 0.0 if config.rule == "sum" else total, False
-        spoken_s = (*spoken_s, time_s)[-max(1, limit) - 1 :]
+        spoken_s = (*spoken_s, time_s)[-max(1, limit) - 2 :]
     return TriggerState(total, (*state.recent, row)[-config.window :], held, is_released, spoken_s), fired
 
 
-def unsaid(state: TriggerState) -> TriggerState:
-    """The state of a trigger that let a model speak last, when that had nothing to say: it may fire again."""
-    return state._replace(is_released=True, spoken_s=state.spoken_s[:-1])
+def unsaid(state: TriggerState, fired_s: Sequence[float]) -> TriggerState:
+    """The state of a trigger that fired at these times, when the model had nothing to say: it may fire again,
+    if it didn't later."""
+    is_last = not {*state.spoken_s[-1:]} - {*fired_s}
+    spoken_s = tuple(time_s for time_s in state.spoken_s if time_s not in fired_s)
+    return state._replace(is_released=state.is_released or is_last, spoken_s=spoken_s)
 
 
 def fires(

@@ -18,7 +18,7 @@ from ..session import Session
 from ..session_events import Dropped, SessionEvent
 from ..types import Audio, Frames
 
-FORMAT = 1
+FORMAT = 2
 HEADER, ITEMS, MEDIA, EVENTS = "header.json", "items.jsonl", "media.bin", "events.jsonl"
 
 
@@ -59,6 +59,7 @@ class Log:
         assert live is not None
         header = {
             "format": FORMAT, "identity": session.model.identity(), "model": session.model.config.name,
+            "speaker": session.model.speaker(),
             "media": list(live.encoder.media), "budget": session.budget, "live": to_dict(live.config),
             "patience_s": live.steps.patience_s, "settings": session.model.settings(),
         }  # fmt: skip
@@ -115,9 +116,10 @@ def replay(folder: str | Path, model: LongCompress) -> Iterator[SessionEvent]:
         ValueError: it is no log, of another format, or of another model.
     """
     header = _header(Path(folder))
-    if (header["identity"], header["settings"]) != (model.identity(), model.settings()):
+    made_by = (model.identity(), model.settings(), model.speaker())
+    if (header["identity"], header["settings"], header["speaker"]) != made_by:
         raise ValueError(
-            f"log {folder} is of model {header['model']!r} with its own encoders and options; replay it with "
+            f"log {folder} is of model {header['model']!r} with its own weights and options; replay it with "
             f"the same --model, --config and flags, got {model.config.name!r}"
         )
     session = Session(

@@ -107,4 +107,5 @@ def test_errors_name_what_is_wrong(capsys, model, words, code, message):
 
 
 def test_a_cue_is_escaped_and_has_its_time():
+    assert cue(59.9996, "a").startswith("00:01:00.000 --> 00:01:02.000\n")
     assert cue(3725.5, "a <b> --> c & d") == ("01:02:05.500 --> 01:02:07.500\na &lt;b> --&gt; c &amp; d\n\n")

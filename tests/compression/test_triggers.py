@@ -102,6 +102,17 @@ def test_refractory_counts_seconds_from_the_last_time():
     assert frames_of(config, [0.9] * 6, [0.0, 0.5, 1.0, 1.99, 2.0, 2.5]) == [0, 4]
 
 
+@pytest.mark.parametrize("fps", [3, 5, 10, 29.97, 30])
+def test_steps_that_are_no_binary_fractions_come_no_step_late(fps):
+    times = [i / fps for i in range(600)]
+    for steps in (1, 2, 6, 9):
+        config = TriggerConfig("single", 0.5, ("relevance",), refractory_s=round(steps / fps, 9))
+        assert frames_of(config, [0.9] * 600, times) == [*range(0, 600, steps)]
+    config = TriggerConfig("single", 0.5, ("relevance",), per_minute=1)
+    times = [i * 0.3 for i in range(600)]
+    assert frames_of(config, [0.9] * 600, times) == [0, 200, 400]
+
+
 def test_per_minute_is_a_window_of_sixty_seconds():
     config = TriggerConfig("single", 0.5, ("relevance",), per_minute=2)
     times = [0.0, 10.0, 20.0, 59.0, 60.0, 65.0, 70.0, 125.0]
@@ -121,9 +132,19 @@ def test_what_was_not_said_counts_for_nothing():
             state, now = step(config, state, {"relevance": score}, time_s)
             fired += [i] * now
             if now and i in (2, 3):  # the second time it has nothing to say
-                state = unsaid(state)
+                state = unsaid(state, [time_s])
                 assert state.spoken_s[-1:] == before.spoken_s[-1:] and state.is_released
         assert fired == {"single": [0, 2, 3, 5], "rise": [2, 3, 5, 6]}[config.rule]
+
+
+def test_what_was_not_said_leaves_a_later_time_alone():
+    config = TriggerConfig("single", 0.5, ("relevance",), release=True, refractory_s=3.0)
+    state = TriggerState()
+    for score, time_s in ((0.9, 0.0), (0.1, 1.0), (0.9, 4.0)):
+        state, _ = step(config, state, {"relevance": score}, time_s)
+    later = unsaid(state, [0.0])
+    assert later == state._replace(spoken_s=(4.0,)) and not later.is_released
+    assert unsaid(later, [4.0]) == unsaid(state, [0.0, 4.0]) == later._replace(spoken_s=(), is_released=True)
 
 
 def test_the_order_of_checks_is_rule_hold_release_refractory_rate():

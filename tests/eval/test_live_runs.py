@@ -124,6 +124,8 @@ def test_requests_that_stand_together_share_a_session(model, tmp_path):
     assert again[:2] == [before[0], before[2]] and len(again) == 4
     for old, new in ((before[1], again[2]), (before[3], again[3])):
         assert {**json.loads(old), "seconds": 0} == {**json.loads(new), "seconds": 0}
+    with pytest.raises(ValueError, match=r"together needs scores about all requests .* leave out --together"):
+        run_live(source, model, tmp_path / "last.jsonl", config, replace(arms, arms=("live",)))
     with pytest.raises(ValueError, match="are of a session for each request; leave out --together"):
         LiveArms(("live", "random"), together=True)
 
@@ -206,6 +208,17 @@ def test_curves_are_those_that_were_played(played):
         curves_of(examples, lines, ["poll"])
     with pytest.raises(ValueError, match="no video was played to its end"):
         curves_of(examples, {}, ["relevance"])
+
+
+def test_a_threshold_is_printed_as_it_is(model, tmp_path, capsys):
+    model.save_pretrained(tmp_path / "model")
+    words = ["live", "calibrate", "--model", str(tmp_path / "model"), "--out", str(tmp_path / "c.jsonl")]
+    words += ["--minutes", "0.4", "--num-videos", "2", "--limit", "12"]
+    assert command([*words, "--json"]) == 0
+    chosen = json.loads(capsys.readouterr().out)["trigger"]["threshold"]
+    assert round(chosen, 4) != chosen and command(words) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.split()[0] == "--live.trigger.threshold" and float(last.split()[1]) == chosen
 
 
 def test_a_trigger_is_written_and_records_have_due_moments(tmp_path):

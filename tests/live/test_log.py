@@ -71,9 +71,9 @@ def test_what_is_no_log_or_of_another_model(model, log, tmp_path):
         Log(folder, Session(model, 40, live=LIVE))
     other = make_model()
     other.change({"segments": {"length_s": 7.0}})
-    with pytest.raises(ValueError, match="its own encoders and options; replay it with the same --model"):
+    with pytest.raises(ValueError, match="its own weights and options; replay it with the same --model"):
         next(replay(folder, other))
     header = json.loads((folder / "header.json").read_text())
     (folder / "header.json").write_text(json.dumps(header | {"format": 99}))
-    with pytest.raises(ValueError, match="has format 99, this version reads 1"):
+    with pytest.raises(ValueError, match="has format 99, this version reads 2"):
         next(read_items(folder))

@@ -96,7 +96,8 @@ def collate_live(samples: Sequence[LiveSample], parts: CausalParts) -> dict[str,
         ids: list[int] = []
         if sample.reply is not None:
             closing = parts.closing if sample.rows and not isinstance(sample.rows[-1], str) else []
-            ask = [*closing, *parts.ask(sample.request, stands=True)]
+            stands = [row for row in sample.rows if isinstance(row, str)][-1:] == [sample.request]
+            ask = [*closing, *parts.ask(sample.request, stands)]
             ids = [*encode(llm.tokenizer, sample.reply), parts.end]
             laid.append(parts.text("answer", [*ask, *ids]))
         num = sum(len(part.ids) for part in laid)
