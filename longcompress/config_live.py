@@ -99,6 +99,9 @@ class LiveConfig:
         nothing: a reply of just these words is not said; empty: all are said.
         nothing_at: nor is one that begins as `nothing` does with at least this probability; 1: only its words
             count. Lower, there are fewer replies, false ones above all.
+        late_s: nor is one that ends in a second, behind words (as "red ball 24" does), which lies more than
+            this before what was seen, or after it. Replies are then told when they are whole. 0: all are
+            said.
         poll: what is asked where trigger.heads is "poll"; {request} is the text that stands, {now} the
             second.
         poll_yes, poll_no: how the answer begins, or not. The score is the probability of yes against no, or
@@ -120,6 +123,7 @@ class LiveConfig:
     heads_of: Literal["last", "all"] = "last"
     nothing: str = ""
     nothing_at: float = 1.0
+    late_s: float = 0.0
     poll: str = "{request} Is that so now? Answer yes or no."
     poll_yes: str = "Yes"
     poll_no: str = "No"
@@ -140,18 +144,19 @@ class LiveConfig:
         for name in ("past", "slice_tokens", "text_tokens", "step_tokens"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0 tokens, got {getattr(self, name)}")
-        if not 0 <= self.near_s < math.inf or not self.patience_s >= 0:
+        if not (0 <= self.near_s < math.inf and self.patience_s >= 0 and 0 <= self.late_s < math.inf):
             raise ValueError(
-                f"near_s and patience_s must be >= 0 seconds, got {self.near_s} and {self.patience_s}"
+                f"near_s, patience_s and late_s must be >= 0 seconds, got {self.near_s}, {self.patience_s} "
+                f"and {self.late_s}"
             )
         if not self.near_s and not self.max_frames:
             raise ValueError("near_s 0 keeps every step: it needs max_frames > 0, got 0")
-        is_plain = POLL not in self.trigger.heads and self.heads_of == "last" and not self.nothing
-        if self.turns == "released" and (self.near_s or not is_plain):
+        is_plain = POLL not in self.trigger.heads and self.heads_of == "last"
+        if self.turns == "released" and (self.near_s or not is_plain or self.nothing or self.late_s):
             raise ValueError(
-                'turns "released" needs near_s 0, the scores of heads, heads_of "last" and nothing "", got '
-                f"near_s {self.near_s}, trigger.heads {self.trigger.heads}, {self.heads_of!r} and "
-                f"{self.nothing!r}"
+                'turns "released" needs near_s 0, the scores of heads, heads_of "last", nothing "" and '
+                f"late_s 0, got near_s {self.near_s}, trigger.heads {self.trigger.heads}, {self.heads_of!r}, "
+                f"{self.nothing!r} and {self.late_s}"
             )
         if not 0 < self.nothing_at <= 1 or (self.nothing_at < 1 and not self.nothing):
             raise ValueError(

@@ -24,7 +24,7 @@ from .llm.cache import Read, cache_bytes
 from .llm.live import LiveReader, Part, as_text, parts_of
 from .model import LongCompress
 from .session_events import Asked, Dropped, Reply, ReplyBegan, ReplyPart, Scored, SessionEvent
-from .speech import HALF, Speech
+from .speech import HALF, Speech, is_late
 from .types import Answer, CompressedVideo, Tokens
 
 Streams = Mapping[str, Tokens]
@@ -362,11 +362,13 @@ class LiveContext:
         shown = text if is_done else text.rstrip(HALF)
         self.speech = None if is_done else speech
         is_repeat = speech.request is not None and is_done and self.last.get(name) == text
-        may_be_nothing = bool(config.nothing) and not speech.is_told and config.nothing.startswith(shown)
-        is_nothing = may_be_nothing and text == config.nothing
-        if is_done and (is_nothing or is_repeat):
+        may_be_nothing = bool(config.nothing) and config.nothing.startswith(shown)
+        is_held = not speech.is_told and (may_be_nothing or config.late_s > 0)
+        is_unsaid = (may_be_nothing and text == config.nothing) or is_late(text, speech.seen_s, config.late_s)
+        is_unsaid = is_held and is_done and is_unsaid
+        if is_done and (is_unsaid or is_repeat):
             self._unsaid(speech)
-        if is_nothing or (may_be_nothing and not is_done):
+        if is_unsaid or (is_held and not is_done):
             return events
         if speech.request is not None:
             if not speech.is_told:

@@ -1,5 +1,6 @@
 """An answer in the making, on a fork of the context that it was begun in."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,13 @@ from .llm.cache import pick
 from .llm.live import LiveReader, Part, Parts
 
 HALF = "�"  # how a tokenizer writes a character that is not whole yet
+
+
+def is_late(text: str, seen_s: float, late_s: float) -> bool:
+    """Whether a text ends in a second, behind words, that lies more than late_s before seen_s, or after it;
+    never where late_s is 0."""
+    second = re.search(r"\D([0-9]+(\.[0-9]+)?)(\s*s)?$", text)
+    return late_s > 0 and second is not None and not 0 <= seen_s - float(second[1]) <= late_s
 
 
 class Speech:

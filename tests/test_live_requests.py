@@ -242,6 +242,31 @@ def test_nothing_is_compared_without_half_a_character(model, monkeypatch):
     assert of(events, Reply)[0].answer.text == "ничего"
 
 
+@pytest.mark.parametrize("num", [0, 1, 3])
+def test_what_names_a_second_of_long_ago_or_of_later_is_not_said(model, monkeypatch, num):
+    """And its request may be asked again at once; a number alone is no second."""
+    second = {"blue ball 1": 1, "3": None, "red 2": 2, "red box 2 to 5": 5}
+    says, tokenizer, texts = iter([*second, *["red 2"] * 99]), model.llm.tokenizer, []
+
+    def pick(logits, penalty, seen):
+        texts.append(next(says)) if not seen else None
+        return [*tokenizer.encode(texts[-1]), tokenizer.eos_token_id][len(seen)]
+
+    monkeypatch.setattr("longcompress.speech.pick", pick)
+    trigger = TriggerConfig("single", 0.01, ("relevance",), refractory_s=10.0)
+    live = replace(ALL, trigger=trigger, step_tokens=num, late_s=2.0, max_reply_tokens=40)
+    _, events = run(model, live, steps_of(40.0))
+    asked, want = [e.time_s + 1 for e in of(events, Scored) if e.fired], []
+    assert asked[:3] == [1.0, 11.0, 21.0] and asked[3] < 31.0
+    for seen_s, text in zip(asked, texts, strict=True):
+        if second[text] is None or 0 <= seen_s - second[text] <= 2.0:
+            want.append((seen_s, text))
+    assert [(e.time_s, e.answer.text) for e in of(events, Reply)] == want and len(want) == len(second) - 2
+    assert len(of(events, ReplyBegan)) == len(of(events, ReplyPart)) == len(want)
+    if num == 0:
+        assert [(e.time_s, e.request) for e in of(events, ReplyBegan)] == [(seen_s, 1) for seen_s, _ in want]
+
+
 def test_words_of_nothing_and_the_poll_are_checked():
     with pytest.raises(ValueError, match="nothing must have no white space around it, got ' nothing'"):
         replace(POLLED, nothing=" nothing")

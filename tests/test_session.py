@@ -335,7 +335,7 @@ def test_errors_say_what_is_wrong(model, call, message):
 def test_a_closed_session_takes_nothing_more(model):
     session = Session(model, 40)
     session.close()
-    with pytest.raises(ValueError, match="session is closed"):
+    with pytest.raises(ValueError, match="session has ended"):
         session.push(make_clip(3.0)[0])
 
 

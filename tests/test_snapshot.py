@@ -52,7 +52,7 @@ def test_a_closed_session_stays_closed(model):
     session = Session(model, 40)
     session.push(make_clip(6.0)[0])
     session.close()
-    with pytest.raises(ValueError, match="session is closed"):
+    with pytest.raises(ValueError, match="session has ended"):
         Session.restore(model, session.snapshot()).push(make_clip(9.0)[0])
 
 
