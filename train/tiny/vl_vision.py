@@ -70,7 +70,7 @@ class VisionTask(nn.Module):
 
 
 def pair_samples(number: int, seconds: float) -> Iterator[dict[str, Any]]:
-    """Pairs (2, H, W, 3) of frames of a scene, a STEP_S apart, with the objects and letters (2, P) in them."""
+    """Pairs (2, H, W, 3) of frames of a scene, a STEP_S apart, with (2, P) objects and letters in them."""
     scene, random = make_scene(number, seconds, **SCENES), np.random.default_rng(number)
     times = [random.uniform(e.start_s - STEP_S / 4, e.end_s) for e in scene.of("video") for _ in range(4)]
     time_s = np.sort(np.array([*times, *random.uniform(0, seconds, 2)]).clip(0, seconds))
