@@ -36,12 +36,15 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..config import VIDEO_SUFFIXES
 from ..events.subtitles import SUFFIXES
 from ..files import parse_json
 from ..types import HALF, Event
+
+if TYPE_CHECKING:
+    from .shards.remote import Place
 
 T = TypeVar("T")
 ROLES = ("user", "assistant")
@@ -140,29 +143,7 @@ def part_key(video: str, part: tuple[float, float] | None) -> str:
     return "_".join([slug(video), *stamps])
 
 
-class Store(Protocol):
-    """What `shards.remote.Remote` is: a folder or a file of a bucket."""
-
-    @property
-    def parent(self) -> "Store":
-        """As there."""
-
-    def __truediv__(self, name: str) -> "Store": ...
-
-    def sizes(self) -> dict[str, int]:
-        """As there."""
-
-    def is_file(self) -> bool:
-        """As there."""
-
-    def read_bytes(self) -> bytes:
-        """As there."""
-
-
-Place = Path | Store
-
-
-def read_records(source: str | Place) -> list[Record]:
+def read_records(source: "str | Place") -> list[Record]:
     """The records of a folder of videos or a JSONL file, here or in a bucket, by key.
 
     Raises:
@@ -196,7 +177,7 @@ def read_records(source: str | Place) -> list[Record]:
     return sorted(records, key=lambda record: record.key)
 
 
-def _names_in(source: Place) -> set[str] | None:
+def _names_in(source: "Place") -> set[str] | None:
     """Names of the files of a folder; None for what is none. A URL that ends like a list is none."""
     if not isinstance(source, Path):
         names = None if str(source).lower().endswith((".jsonl", ".json")) else [*source.sizes()]
@@ -205,7 +186,7 @@ def _names_in(source: Place) -> set[str] | None:
     return None if names is None else {name for name in names if name[0] != "."}
 
 
-def parse_record(value: Any, folder: Place, where: str) -> Record:
+def parse_record(value: Any, folder: "Place", where: str) -> Record:
     """A record from a JSON value.
 
     Args:
@@ -431,7 +412,7 @@ def _text(value: Any, where: str) -> str:
     return value
 
 
-def read_text(path: Place) -> str:
+def read_text(path: "Place") -> str:
     """The text of a UTF-8 file, with or without a byte order mark; ValueError for another encoding."""
     try:
         return re.sub(r"\r\n?", "\n", path.read_bytes().decode("utf-8-sig"))
@@ -440,7 +421,7 @@ def read_text(path: Place) -> str:
         raise ValueError(f"{path} must be UTF-8, got {at}; save it as UTF-8") from error
 
 
-def _of_video(folder: Place, name: str, names: Collection[str]) -> Record:
+def _of_video(folder: "Place", name: str, names: Collection[str]) -> Record:
     stem = Path(name).stem
     annotations = folder / f"{stem}.json"
     is_there = f"{stem}.json" in names
@@ -450,7 +431,7 @@ def _of_video(folder: Place, name: str, names: Collection[str]) -> Record:
     return parse_record(value, folder, str(annotations))
 
 
-def _of_lines(path: Place) -> Iterator[Record]:
+def _of_lines(path: "Place") -> Iterator[Record]:
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             where = f"{path}, line {number}"

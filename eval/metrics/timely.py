@@ -11,7 +11,7 @@ import numpy as np
 
 from ...compression.triggers import fires
 from ...config_live import TriggerConfig
-from .bootstrap import Corpus, intervals_of
+from .bootstrap import Corpus
 from .intervals import FloatArray, Interval, as_spans
 
 HOUR_S = 3600.0
@@ -54,11 +54,10 @@ def delays(due: Sequence[Interval], replies_s: Sequence[float], tolerance_s: flo
     return pairs
 
 
-def timely(
-    timelines: Mapping[Any, Timeline], video: Mapping[Any, Any], tolerance_s: float, *,
-    num_draws: int = 1000, seed: int = 0,
-) -> dict[str, dict[str, Any]]:  # fmt: skip
-    """Scores of requests by name, each with its interval over videos (`bootstrap.intervals_of`).
+def corpus_of(
+    timelines: Mapping[Any, Timeline], video: Mapping[Any, Any], tolerance_s: float, end: str = ""
+) -> Corpus:
+    """Scores of requests of resampled videos, by name, each name with `end` behind it.
 
     Args:
         timelines: by request.
@@ -74,13 +73,6 @@ def timely(
     Raises:
         ValueError: a number is not finite, a due moment ends before it starts, or a time is outside.
     """
-    return intervals_of(corpus_of(timelines, video, tolerance_s), num_draws=num_draws, seed=seed)
-
-
-def corpus_of(
-    timelines: Mapping[Any, Timeline], video: Mapping[Any, Any], tolerance_s: float, end: str = ""
-) -> Corpus:
-    """The scores of `timely` of resampled videos, each name with `end` behind it. Raises as `timely`."""
     if not 0 <= tolerance_s < np.inf:
         raise ValueError(f"tolerance_s must be >= 0 and finite, got {tolerance_s}")
     videos = tuple(dict.fromkeys(video[key] for key in timelines))
@@ -104,13 +96,12 @@ def corpus_of(
 
 def calibrate(
     trigger: TriggerConfig, curves: Mapping[Any, Curve], video: Mapping[Any, Any], tolerance_s: float, *,
-    thresholds: Sequence[float], max_alarms_per_hour: float | None = None, num_draws: int = 1000,
-    seed: int = 0,
-) -> tuple[TriggerConfig, dict[str, dict[str, Any]]]:  # fmt: skip
-    """(the trigger with the best of `thresholds`, its `timely` scores on these curves).
+    thresholds: Sequence[float], max_alarms_per_hour: float | None = None,
+) -> TriggerConfig:  # fmt: skip
+    """The trigger with the best of `thresholds` on these curves.
 
     The best F1 or, with max_alarms_per_hour, the best recall among those with no more false alarms in a quiet
-    hour; of equals the highest threshold. The interval doesn't know of the choice: test on other videos.
+    hour; of equals the highest threshold. Scores on these curves know of the choice: test on other videos.
 
     Raises:
         ValueError: there is no threshold, none is quiet enough, nothing is due, or there is no quiet second
@@ -118,11 +109,11 @@ def calibrate(
     """
     if not thresholds:
         raise ValueError("thresholds must not be empty")
-    best: tuple[float, float] | None = None
-    for threshold in sorted(set(thresholds)):
+    values = []
+    for threshold in set(thresholds):
         config = replace(trigger, threshold=threshold)
         lines = {key: curve.timeline(config) for key, curve in curves.items()}
-        row = {name: x["mean"] for name, x in timely(lines, video, tolerance_s, num_draws=1).items()}
+        row: Mapping[str, Any] = corpus_of(lines, video, tolerance_s).whole()
         if row["recall"] is None:
             raise ValueError("curves must have a due moment; without any no threshold is better than another")
         if max_alarms_per_hour is not None:
@@ -130,21 +121,17 @@ def calibrate(
                 raise ValueError("curves must have seconds in which no reply is due, to count alarms in")
             if row["alarms_per_hour"] > max_alarms_per_hour:
                 continue
-        value = row["f1" if max_alarms_per_hour is None else "recall"]
-        if best is None or value >= best[0]:
-            best = value, threshold
-    if best is None:
+        values.append((row["f1" if max_alarms_per_hour is None else "recall"], threshold))
+    if not values:
         raise ValueError(
             f"none of {len(set(thresholds))} thresholds up to {max(thresholds)} has at most "
             f"{max_alarms_per_hour} false alarms a quiet hour; add higher ones"
         )
-    config = replace(trigger, threshold=best[1])
-    lines = {key: curve.timeline(config) for key, curve in curves.items()}
-    return config, timely(lines, video, tolerance_s, num_draws=num_draws, seed=seed)
+    return replace(trigger, threshold=max(values)[1])
 
 
 def _count(timeline: Timeline, tolerance_s: float, key: Any) -> FloatArray:
-    """(9,) what `timely` sums."""
+    """(9,) what `corpus_of` sums."""
     due, duration_s = as_spans(timeline.due, f"due of {key!r}"), timeline.duration_s
     replies = np.array(timeline.replies_s, np.float64)
     is_inside = bool(((replies >= 0) & (replies <= duration_s)).all() and (due >= 0).all())

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from ...config_live import TriggerConfig
-from ..metrics.timely import Curve, calibrate, timely
+from ..metrics.bootstrap import intervals_of
+from ..metrics.timely import Curve, calibrate, corpus_of
 from ..tasks.synthetic_alerts import Due
 from ..tasks.task import Example
 
@@ -82,7 +83,7 @@ def choose(
 
     Returns:
         The report has trigger, num_chosen and num_tested (requests), chosen and tested: the scores of
-        `timely` on either half.
+        `corpus_of` on either half, with their intervals.
 
     Raises:
         ValueError: as `calibrate`, or a half has no video that was played.
@@ -91,15 +92,15 @@ def choose(
     parts = []
     for videos in halves([example for example in examples if example.id in curves]):
         parts.append({key: curve for key, curve in curves.items() if video[key] in videos})
-    own, other = parts
-    chosen, scores = calibrate(
-        trigger, own, video, tolerance_s, thresholds=thresholds_of(trigger, own),
-        max_alarms_per_hour=max_alarms_per_hour, num_draws=num_draws,
+    chosen = calibrate(
+        trigger, parts[0], video, tolerance_s, thresholds=thresholds_of(trigger, parts[0]),
+        max_alarms_per_hour=max_alarms_per_hour,
     )  # fmt: skip
-    tested = {key: curve.timeline(chosen) for key, curve in other.items()}
-    report = {
+    report: dict[str, Any] = {
         "trigger": asdict(chosen), "tolerance_s": tolerance_s, "max_alarms_per_hour": max_alarms_per_hour,
-        "num_chosen": len(own), "num_tested": len(other), "chosen": scores,
-        "tested": timely(tested, video, tolerance_s, num_draws=num_draws),
+        "num_chosen": len(parts[0]), "num_tested": len(parts[1]),
     }  # fmt: skip
+    for name, part in zip(("chosen", "tested"), parts, strict=True):
+        timelines = {key: curve.timeline(chosen) for key, curve in part.items()}
+        report[name] = intervals_of(corpus_of(timelines, video, tolerance_s), num_draws=num_draws)
     return chosen, report

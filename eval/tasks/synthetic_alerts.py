@@ -119,7 +119,7 @@ def write_played(answers: Answers) -> dict[str, str]:
 
 
 def score_alerts(answers: Answers) -> Scored:
-    """`timely` of all requests, and as NAME/KIND; a request without a prediction has no reply.
+    """`corpus_of` of all requests, and as NAME/KIND; a request without a prediction has no reply.
 
     Returns:
         Its numbers within TOLERANCE_S; right and right/KIND, the share of the replies in time that say just

@@ -8,8 +8,9 @@ import pytest
 from longcompress.cli import calibrate as cli
 from longcompress.cli.main import main as command
 from longcompress.config_live import LiveConfig, TriggerConfig
+from longcompress.eval.metrics.bootstrap import intervals_of
 from longcompress.eval.metrics.curves import curve_iou
-from longcompress.eval.metrics.timely import Curve, Timeline, timely
+from longcompress.eval.metrics.timely import Curve, Timeline, corpus_of
 from longcompress.eval.runner.calibrate import choose, curves_of
 from longcompress.eval.runner.live import LiveArms, run_live, stretches
 from longcompress.eval.runner.run_file import RunConfig, read_run
@@ -144,7 +145,8 @@ def test_scores_are_those_of_the_written_lines(played, tmp_path):
         )
         for e in examples
     }
-    want = timely(timelines, {e.id: e.video for e in examples}, TOLERANCE_S, num_draws=2)
+    corpus = corpus_of(timelines, {e.id: e.video for e in examples}, TOLERANCE_S)
+    want = intervals_of(corpus, num_draws=2)
     for name in ("f1", "recall", "alarms_per_hour", "replies_per_minute"):
         assert report["metrics"][name] == pytest.approx(want[name]["mean"])
     assert report["num_missing"] == len(examples) - 3

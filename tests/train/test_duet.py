@@ -53,7 +53,7 @@ def duet_of(sample):
         if kind == "magqa":
             duet = questions(timed(row["conversation"]), duration_s, fps)
         else:
-            duet = grounding(row["timestamps"], request_of(sample), duration_s, fps, clip=False)
+            duet = grounding(row["timestamps"], request_of(sample), duration_s, fps)
     return duet.limited(options.get("max_num_frames", 128))
 
 

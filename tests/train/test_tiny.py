@@ -1,6 +1,8 @@
 """The embedded model and the recipe that makes it."""
 
 import json
+import os
+import signal
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -23,9 +25,10 @@ from longcompress.synthetic.questions import KINDS, ask
 from longcompress.synthetic.scenes import COLOURS, OBJECTS, SHAPES, SOUNDS, make_scene, parts_of, write_video
 from longcompress.train.data.sampler import Batches
 from longcompress.train.engine import Engine
+from longcompress.train.stages import last_checkpoint
 from longcompress.train.tiny import recipe as recipes
 from longcompress.train.tiny.clips import Mix, Videos, load_clips, make_clips, save_clips, splice
-from longcompress.train.tiny.encoders import score
+from longcompress.train.tiny.encoders import EncoderTask, score
 from longcompress.train.tiny.recipe import (
     RECIPE,
     EncoderConfig,
@@ -355,6 +358,31 @@ def test_encoders_train_with_their_heads(tmp_path, monkeypatch):
     assert set(heads) == {f"{kind}.{name}" for kind in ("video", "audio") for name in ("weight", "bias")}
     assert any(not torch.equal(value, before[name]) for name, value in model.video.state_dict().items())
     assert not any(p.requires_grad for p in model.video.parameters())
+
+
+@pytest.mark.slow
+def test_encoders_stopped_by_sigterm_are_not_saved_and_go_on_from_their_checkpoint(tmp_path, monkeypatch):
+    steps, forward = [], EncoderTask.forward
+
+    def terminate(task, media, labels):
+        steps.append(type(task.encoder).__name__)
+        if len(steps) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return forward(task, media, labels)
+
+    monkeypatch.setattr(EncoderTask, "forward", terminate)
+    monkeypatch.setattr(recipes, "score", lambda task, batches, num: {})
+    config = EncoderConfig(5, 2, 1e-3)
+    recipe = TinyRecipe(width=64, layers=1, video=config, audio=config, clips=1)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt, match="video: stopped; the same command goes on"):
+        train_tiny(tmp_path, recipe)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert steps == ["VisionEncoder"] * 2  # neither on with the frames nor to the audio
+    assert last_checkpoint(tmp_path / "video").name == "checkpoint-2" and not (tmp_path / "audio").exists()
+    assert not (tmp_path / "encoders").exists() and not (tmp_path / recipes.CLIPS).exists()
+    train_encoders(new_tiny(0, width=64, layers=1), recipe, tmp_path)
+    assert steps == ["VisionEncoder"] * 5 + ["AudioEncoder"] * 5
 
 
 def test_a_rate_of_projectors_is_that_of_each_with_muon_too():

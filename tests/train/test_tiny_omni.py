@@ -1,6 +1,7 @@
 """The small thinker of Qwen3-Omni: what it has of tiny-vl, what its first layer begins with, its recipe."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from longcompress.synthetic.scenes import make_scene, parts_of
 from longcompress.train.tiny import omni, omni_audio, vl
 from longcompress.train.tiny import recipe as recipes
 from longcompress.train.tiny.clips import Mix
-from longcompress.train.tiny.encoders import EncoderConfig, SyntheticData, score
+from longcompress.train.tiny.encoders import EncoderConfig, audio_samples, scenes, score
 from longcompress.train.tiny.omni_audio import AudioTask
 from longcompress.train.tiny.recipe import RECIPE, TinyRecipe, train_tiny
 from longcompress.train.tiny.vl_score import HEARD, KINDS, score_answers
@@ -84,7 +85,8 @@ def test_the_first_layer_begins_with_reading_seconds_rows_and_columns(model):
 
 def test_the_encoders_task_is_learned_and_scored(model):
     task = AudioTask(omni.new_model(1))
-    batch = next(iter(DataLoader(SyntheticData("audio", 3, 20.0, omni.TOKENS_PER_S), batch_size=2)))
+    samples = partial(audio_samples, seconds=20.0, rate=omni.TOKENS_PER_S)
+    batch = next(iter(DataLoader(scenes(samples, 3), batch_size=2)))
     assert batch["labels"].shape == (2, 10 * omni.TOKENS_PER_S, len(lc.synthetic.scenes.SOUNDS))
     task.requires_grad_(True)
     optimizer = torch.optim.AdamW(task.encoder.parameters(), lr=2e-3)

@@ -1,6 +1,7 @@
 """The small Qwen3-VL: its tokenizer, what its first layer begins with, its encoder's task, its recipe."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,10 +19,10 @@ from longcompress.train.stages import last_checkpoint
 from longcompress.train.tiny import recipe as recipes
 from longcompress.train.tiny import vl, vl_vision
 from longcompress.train.tiny.clips import Mix, load_clips
-from longcompress.train.tiny.encoders import EncoderConfig
+from longcompress.train.tiny.encoders import EncoderConfig, scenes
 from longcompress.train.tiny.recipe import CLIPS, RECIPE, TinyRecipe, train_lm, train_tiny
 from longcompress.train.tiny.vl_score import KINDS, score_answers
-from longcompress.train.tiny.vl_vision import Pairs, VisionTask, score
+from longcompress.train.tiny.vl_vision import VisionTask, pair_samples, score
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def test_the_encoders_task_is_learned_and_scored():
     torch.manual_seed(0)
     lm, tokenizer = vl.new_tiny_vl(0)
     task = VisionTask(lm, vl.words_of(lm, tokenizer))
-    batch = next(iter(DataLoader(Pairs(3, 10.0), batch_size=4)))
+    batch = next(iter(DataLoader(scenes(partial(pair_samples, seconds=10.0), 3), batch_size=4)))
     assert batch["media"].shape == (4, 2, vl.SIZE_PX, vl.SIZE_PX, 3)
     optimizer = torch.optim.AdamW(lm.model.visual.parameters(), lr=2e-3)
     losses = []

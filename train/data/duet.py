@@ -148,27 +148,15 @@ def questions(
     return Duet(tuple(turns), int(start_s * rate_fps))
 
 
-def grounding(
-    spans: Sequence[Sequence[float]], request: str, duration_s: float, rate_fps: float, *, clip: bool = True
-) -> Duet:
+def grounding(spans: Sequence[Sequence[float]], request: str, duration_s: float, rate_fps: float) -> Duet:
     """A sample of grounding: frames inside the spans (start_s, end_s) are relevant to the request.
 
     Args:
         spans, request, duration_s, rate_fps: as for `dense`.
-        clip: see `Duet.labels`.
     """
     num = math.floor(duration_s * rate_fps)
-    if clip:
-        relevant = list(_inside(spans, 0, num, rate_fps))
-    else:
-        bounds = [[math.floor(t * rate_fps) for t in span] for span in spans]
-        relevant = []
-        before = 0
-        for start, end in bounds:
-            relevant += [0] * (start - before) + [1] * (end - start)
-            before = end
-        relevant += [0] * (num - before)
-    return Duet((Turn("user", request), Turn("stream", num_frames=num)), relevant=tuple(relevant[:num]))
+    relevant = _inside(spans, 0, num, rate_fps)
+    return Duet((Turn("user", request), Turn("stream", num_frames=num)), relevant=relevant)
 
 
 def _ceil(time_s: float, rate_fps: float, max_s: float, min_s: float = 0.0) -> float:

@@ -164,19 +164,21 @@ def enter_worker() -> tuple[int, int]:
 
 
 class Batches(IterableDataset[Any]):
-    """make(first), make(first + 1), ... without end; workers take turns.
+    """make(first), make(first + 1), ... without end, or all that is in each of these; workers take turns.
 
     Args:
         make: the batch of a step, a pure function of its number.
         first: step to start at.
+        each: what `make` returns is not a batch but an iterable of several.
     """
 
-    def __init__(self, make: Callable[[int], Any], first: int = 0) -> None:
-        self.make, self.first = make, first
+    def __init__(self, make: Callable[[int], Any], first: int = 0, *, each: bool = False) -> None:
+        self.make, self.first, self.each = make, first, each
 
     def __iter__(self) -> Iterator[Any]:
         worker, num_workers = enter_worker()
-        return map(self.make, itertools.count(self.first + worker, num_workers))
+        batches = map(self.make, itertools.count(self.first + worker, num_workers))
+        return itertools.chain.from_iterable(batches) if self.each else batches
 
 
 def stage_at(stages: Sequence[Any], number: int) -> Any:

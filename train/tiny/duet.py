@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from ...compression.global_memory import Mean
 from ...compression.state import MergeState
 from ...config_live import HEADS, LiveConfig, TriggerConfig
 from ...llm import CausalLM
-from ...llm.live import CausalParts
 from ...llm.prompt import IGNORED
 from ...model import LongCompress
 from ...synthetic.questions import NOTHING
@@ -20,11 +18,8 @@ from ...synthetic.requests import KINDS, WORDS, Request, joint_labels, pairs_of,
 from ...synthetic.scenes import OBJECTS, SOUNDS, SceneEvent, clip_events
 from ...synthetic.tokenizer import add_words
 from ...types import CompressedVideo, Tokens
-from ..data.live_samples import LiveSample, LiveTask, collate_live
-from ..data.sampler import Batches, stage_at
-from ..engine import Engine
-from ..stages import steps_done
-from ..trainer import run
+from ..data.live_samples import LiveSample
+from ..data.sampler import stage_at
 from .clips import choose, shift
 from .live_clips import LiveClip
 
@@ -276,44 +271,3 @@ def _request(
         if pairs and random.random() < 0.7:
             slots = dict(zip(("seen", "heard"), pairs[int(random.integers(len(pairs)))], strict=True))
     return request(kind, events, form=form, **slots)
-
-
-def train_duet(
-    model: LongCompress, clips: Sequence[LiveClip], config: DuetConfig, out: Path, engine: Engine, *,
-    detail: dict[str, int], resume: Path | None = None, **options: Any,
-) -> bool:  # fmt: skip
-    """Train the language model and the heads of a model (`with_heads`); encoders stay. False: it was stopped,
-    with a checkpoint in `out`.
-
-    Args:
-        model: is changed.
-        clips, config: what it learns of.
-        out: of checkpoints.
-        engine: where it runs.
-        detail: tokens that a segment of the clips was merged to.
-        resume: a checkpoint to go on from.
-        options: of `Engine.arguments`.
-
-    Raises:
-        ValueError: there is no stage, no such projector, or a parameter gets no gradient.
-    """
-    if not config.mixes:
-        raise ValueError("duet.mixes must have a stage, got none")
-    if unknown := sorted(set(config.projectors) - set(model.llm.project)):
-        raise ValueError(f"duet.projectors must be of {[*model.llm.project]}, got {unknown}")
-    model.requires_grad_(False)
-    model.llm.requires_grad_(True)
-    model.llm.project.requires_grad_(False)
-    for stream in config.projectors:
-        model.llm.project[stream].requires_grad_(True)
-    empty = model.merge_state()
-    empty.merge = replace(empty.merge, tokens_per_segment=detail)
-    videos = LiveVideos(clips, empty, config.mixes, int(options.get("seed", 0)))
-    assert isinstance(model.llm, CausalLM)
-    parts = CausalParts(model.llm)
-    trainer = run(
-        LiveTask(model.llm, config.positive, config.heads), Batches(videos.batch, steps_done(resume)),
-        engine.arguments(out, steps=sum(mix.steps for mix in config.mixes), **options), muon=True,
-        rates=config.rates, resume=resume, collate=lambda items: collate_live(items[0], parts),
-    )  # fmt: skip
-    return trainer is not None

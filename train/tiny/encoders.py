@@ -1,18 +1,21 @@
 """Training of the tiny encoders on synthetic frames and sounds."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
 
 from ...encoders import AudioEncoder, VisionEncoder
 from ...synthetic.scenes import OBJECTS, SOUNDS, audio, frames, heard, make_scene, patches
-from ..data.sampler import enter_worker
+from ..data.sampler import Batches
+from ..engine import Engine
+from ..stages import last_checkpoint, steps_done
+from ..trainer import run
 
 BLOCK_S = 10  # of audio
 SCENE_PX = 128  # scenes are painted at twice the encoder's side; `half` scales as a decoder would
@@ -55,36 +58,59 @@ class EncoderTask(nn.Module):
         return {"loss": loss, "logits": logits}
 
 
-class SyntheticData(IterableDataset[dict[str, Any]]):
-    """Endless labelled frames (kind "video") or blocks of audio ("audio") of random scenes of some seconds.
+Samples = Callable[[int], Iterator[dict[str, Any]]]
+"""From the number of a scene to what it has to learn from: {"media": ..., labels by name}."""
 
-    Scene numbers begin at seed * 1_000_000 + first; workers take turns. A second of audio has `rate` labels.
+
+def scenes(samples: Samples, seed: int, first: int = 0) -> Batches:
+    """Endless samples of the scenes from number seed * 1_000_000 + first on; workers take turns."""
+    return Batches(samples, seed * 1_000_000 + first, each=True)
+
+
+def frame_samples(number: int, seconds: float) -> Iterator[dict[str, Any]]:
+    """Frames (H, W, 3) uint8 of a scene, each with (P,) the objects that its patches show."""
+    scene, random = make_scene(number, seconds), np.random.default_rng(number)
+    shown = [h for h in scene.events if h.kind == "video"]
+    times = [random.uniform(h.start_s, min(h.end_s, seconds)) for h in shown for _ in range(4)]
+    time_s = np.sort(np.array([*times, *random.uniform(0, seconds, 2)]))
+    pixels = half(frames(scene, time_s, size_px=SCENE_PX))
+    labels = patches(scene, time_s).reshape(len(time_s), -1)
+    for t in random.permutation(len(time_s)):
+        yield {"media": pixels[t], "labels": torch.from_numpy(labels[t])}
+
+
+def audio_samples(number: int, seconds: float, rate: int = 1) -> Iterator[dict[str, Any]]:
+    """Blocks of BLOCK_S of a scene's audio, each with (BLOCK_S * rate, sounds) shares that sounds fill."""
+    scene = make_scene(number, seconds)
+    for start_s in np.arange(0, seconds - BLOCK_S + 1e-6, BLOCK_S).tolist():
+        at = start_s + np.arange(BLOCK_S * rate) / rate
+        samples, shares = audio(scene, start_s, start_s + BLOCK_S), heard(scene, at, at + 1 / rate)
+        yield {"media": torch.from_numpy(samples), "labels": torch.from_numpy(shares)}
+
+
+def learn_scenes(
+    task: nn.Module, samples: Samples, config: EncoderConfig, seed: int, out: Path, *,
+    validate: Callable[[int], dict[str, float]] | None = None, muon: bool = True, **options: Any,
+) -> None:  # fmt: skip
+    """Train a task on scenes, from the last checkpoint in `out` on, if it has any; frozen after that.
+
+    Args:
+        task, samples: what learns, and of what.
+        config, seed: how long; of weights and scenes.
+        validate, muon: as of `run`.
+        options: of `Engine.arguments`.
+
+    Raises:
+        KeyboardInterrupt: SIGTERM came; a checkpoint of the last step was saved.
     """
-
-    def __init__(self, kind: str, seed: int, seconds: float, rate: int = 1, first: int = 0) -> None:
-        self.kind, self.seed, self.seconds, self.rate, self.first = kind, seed, seconds, rate, first
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        worker, num_workers = enter_worker()
-        for number in count(self.seed * 1_000_000 + self.first + worker, num_workers):
-            scene = make_scene(number, self.seconds)
-            random = np.random.default_rng(number)
-            yield from self._frames(scene, random) if self.kind == "video" else self._sounds(scene)
-
-    def _frames(self, scene: Any, random: np.random.Generator) -> Iterator[dict[str, Any]]:
-        shown = [h for h in scene.events if h.kind == "video"]
-        times = [random.uniform(h.start_s, min(h.end_s, self.seconds)) for h in shown for _ in range(4)]
-        time_s = np.sort(np.array([*times, *random.uniform(0, self.seconds, 2)]))
-        pixels = half(frames(scene, time_s, size_px=SCENE_PX))
-        labels = patches(scene, time_s).reshape(len(time_s), -1)
-        for t in random.permutation(len(time_s)):
-            yield {"media": pixels[t], "labels": torch.from_numpy(labels[t])}
-
-    def _sounds(self, scene: Any) -> Iterator[dict[str, Any]]:
-        for start_s in np.arange(0, self.seconds - BLOCK_S + 1e-6, BLOCK_S).tolist():
-            at = start_s + np.arange(BLOCK_S * self.rate) / self.rate
-            samples, shares = audio(scene, start_s, start_s + BLOCK_S), heard(scene, at, at + 1 / self.rate)
-            yield {"media": torch.from_numpy(samples), "labels": torch.from_numpy(shares)}
+    checkpoint = last_checkpoint(out)
+    args = Engine(device="cpu", report=[]).arguments(
+        out, steps=config.steps, lr=config.lr, seed=seed, per_device_train_batch_size=config.batch, **options
+    )
+    data = scenes(samples, seed + 500, 1000 * steps_done(checkpoint))
+    if run(task, data, args, resume=checkpoint, validate=validate, muon=muon) is None:
+        raise KeyboardInterrupt(f"{out}: stopped; the same command goes on from its last checkpoint")
+    task.requires_grad_(False).eval()
 
 
 def half(pixels: np.ndarray[Any, Any]) -> Tensor:

@@ -1,5 +1,6 @@
 """Training of the audio encoder of the small stock model that hears, on synthetic sounds."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,7 @@ from torch.utils.data import DataLoader
 
 from ...encoders import StockAudio
 from ...model import LongCompress
-from ..engine import Engine
-from ..stages import last_checkpoint, steps_done
-from ..trainer import run
-from .encoders import EncoderConfig, SyntheticData, score
+from .encoders import EncoderConfig, audio_samples, learn_scenes, scenes, score
 from .omni import TOKENS_PER_S, sounds_of
 from .vl import FRAME_AXIS
 
@@ -52,15 +50,6 @@ def train_audio(model: LongCompress, config: EncoderConfig, seed: int, out: Path
     """Train the audio encoder of a model, from the last checkpoint in `out` on; its score on unseen audio."""
     task = AudioTask(model)
     task.requires_grad_(True)
-    args = Engine(device="cpu", report=[]).arguments(
-        out, steps=config.steps, lr=config.lr, warmup=50, decay=0.4, save_steps=100, seed=seed,
-        per_device_train_batch_size=config.batch,
-    )  # fmt: skip
-    checkpoint = last_checkpoint(out)
-    first = 1000 * steps_done(checkpoint)
-    data = SyntheticData("audio", seed + 500, config.seconds, TOKENS_PER_S, first)
-    if run(task, data, args, resume=checkpoint, muon=True) is None:
-        raise KeyboardInterrupt(f"{out}: stopped; the same command goes on from its last checkpoint")
-    task.requires_grad_(False).eval()
-    unseen = DataLoader(SyntheticData("audio", seed + 900, config.seconds, TOKENS_PER_S), batch_size=16)
-    return score(task, iter(unseen), 20)
+    samples = partial(audio_samples, seconds=config.seconds, rate=TOKENS_PER_S)
+    learn_scenes(task, samples, config, seed, out, warmup=50, decay=0.4, save_steps=100)
+    return score(task, iter(DataLoader(scenes(samples, seed + 900), batch_size=16)), 20)

@@ -2,31 +2,37 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import gelu
 from torch.utils.data import DataLoader
 
+from ...compression.state import MergeState
 from ...config_values import load_config
 from ...encoders import AudioEncoder, StockVision, VisionEncoder, tokens_a_second
 from ...encoders.stock import encoder_state
+from ...llm import CausalLM
+from ...llm.live import CausalParts
 from ...llm.prompt import encode
 from ...model import LongCompress
 from ...presets import load, new_tiny
 from ...synthetic.scenes import OBJECTS, SOUNDS
+from ..data.live_samples import LiveTask, collate_live
 from ..data.sampler import Batches
 from ..engine import Engine
 from ..stages import last_checkpoint, steps_done
 from ..trainer import run
 from . import omni, vl
 from .clips import Clip, Mix, Videos, load_clips, make_clips, save_clips
-from .duet import DuetConfig, train_duet, with_heads
-from .encoders import EncoderConfig, EncoderTask, SyntheticData, score
+from .duet import DuetConfig, LiveVideos, with_heads
+from .encoders import EncoderConfig, EncoderTask, audio_samples, frame_samples, learn_scenes, scenes, score
 from .live_clips import LIVE_CLIP_CLASSES, LiveClip, make_live_clips
 from .omni_audio import train_audio
 from .vl_score import score_answers
@@ -160,14 +166,61 @@ def save(
 def train_heads(
     model: LongCompress, clips: list[LiveClip], recipe: TinyRecipe, out: Path, *, resume: bool = False
 ) -> None:
-    """The language model and heads of a duet on live sessions; with `resume` from its last checkpoint in
-    `out`, if it has any."""
+    """The language model and heads of a duet on live sessions; encoders stay. With `resume` from its last
+    checkpoint in `out`, if it has any.
+
+    Raises:
+        ValueError: there is no stage, no such projector, or a parameter gets no gradient.
+    """
+    config, llm = recipe.duet, model.llm
+    if not config.mixes:
+        raise ValueError("duet.mixes must have a stage, got none")
+    if unknown := sorted(set(config.projectors) - set(llm.project)):
+        raise ValueError(f"duet.projectors must be of {[*llm.project]}, got {unknown}")
+    unfreeze_llm(model, config.projectors)
+    assert isinstance(llm, CausalLM)
+    parts = CausalParts(llm)
+    learn_videos(
+        LiveTask(llm, config.positive, config.heads),
+        LiveVideos(clips, empty_state(model, recipe), config.mixes, recipe.seed), recipe, out, resume=resume,
+        save_steps=100, workers=0, rates=config.rates, collate=lambda items: collate_live(items[0], parts),
+    )  # fmt: skip
+
+
+def unfreeze_llm(model: LongCompress, projectors: Sequence[str] = ()) -> None:
+    """Let the language model, and the projectors of these streams, learn; nothing else."""
+    model.requires_grad_(False)
+    model.llm.requires_grad_(True)
+    model.llm.project.requires_grad_(False)
+    for stream in projectors:
+        model.llm.project[stream].requires_grad_(True)
+
+
+def empty_state(model: LongCompress, recipe: TinyRecipe) -> MergeState:
+    """What clips are put into: a state without segments, which were merged to `recipe.detail`."""
+    merge = replace(model.config.merge, tokens_per_segment=recipe.detail)
+    return replace(model.merge_state(), merge=merge)
+
+
+def learn_videos(
+    module: nn.Module, videos: Videos | LiveVideos, recipe: TinyRecipe, out: Path, *, resume: bool,
+    save_steps: int, workers: int = CPU.workers, **options: Any,
+) -> None:  # fmt: skip
+    """Train on the batches of videos; with `resume` from the last checkpoint in `out`, if it has any.
+
+    `options` are of `run`.
+
+    Raises:
+        KeyboardInterrupt: SIGTERM came; a checkpoint of the last step was saved.
+        ValueError: a parameter gets no gradient.
+    """
     checkpoint = last_checkpoint(out / "lm") if resume else None
-    engine = replace(CPU, bf16=recipe.bf16, workers=0)
-    if not train_duet(
-        model, clips, recipe.duet, out / "lm", engine, detail=recipe.detail, resume=checkpoint, lr=recipe.lr,
-        warmup=recipe.warmup, decay=recipe.decay, save_steps=100, seed=recipe.seed,
-    ):  # fmt: skip
+    args = replace(CPU, bf16=recipe.bf16, workers=workers).arguments(
+        out / "lm", steps=sum(mix.steps for mix in videos.mixes), lr=recipe.lr, warmup=recipe.warmup,
+        decay=recipe.decay, save_steps=save_steps, eval_steps=500, seed=recipe.seed,
+    )  # fmt: skip
+    data = Batches(videos.batch, steps_done(checkpoint))
+    if run(module, data, args, muon=True, resume=checkpoint, **options) is None:
         raise KeyboardInterrupt(f"{out}: stopped; start='lm' goes on from the last checkpoint")
 
 
@@ -180,15 +233,10 @@ def train_encoders(model: LongCompress, recipe: TinyRecipe, out: Path) -> dict[s
         task.requires_grad_(True)
         if kind == "video":  # the norm of ConvNeXt's pooled output, which no token passes
             model.video.encoder.layernorm.requires_grad_(False)
-        data = SyntheticData(kind, recipe.seed + 500, config.seconds)
-        args = CPU.arguments(
-            out / kind, steps=config.steps, lr=config.lr, warmup=30, decay=0.5, seed=recipe.seed,
-            per_device_train_batch_size=config.batch,
-        )  # fmt: skip
-        run(task, data, args)
-        unseen = iter(DataLoader(SyntheticData(kind, recipe.seed + 900, config.seconds), batch_size=64))
+        samples = partial({"video": frame_samples, "audio": audio_samples}[kind], seconds=config.seconds)
+        learn_scenes(task, samples, config, recipe.seed, out / kind, muon=False, warmup=30, decay=0.5)
+        unseen = iter(DataLoader(scenes(samples, recipe.seed + 900), batch_size=64))
         print(f"{kind} encoder, accuracy on unseen scenes: {score(task, unseen, 20)}", flush=True)
-        task.requires_grad_(False).eval()
     return {f"{kind}.{n}": v for kind, task in tasks.items() for n, v in task.head.state_dict().items()}
 
 
@@ -249,26 +297,14 @@ def train_lm(
     The projectors stay as `align` made them: trained along, they leave the words before these have learned to
     find what they name. So do all encoders.
     """
-    model.requires_grad_(False)
-    model.llm.requires_grad_(True)
-    model.llm.project.requires_grad_(False)
+    unfreeze_llm(model)
     raw_a_second = 16 * model.config.media.rate_fps + 1
+    options: dict[str, Any] = {"collate": lambda items: model.llm.collate(items[0])}
     if isinstance(model.video, StockVision):
         parts = [part for part in (model.video, model.audio) if part is not None]
         raw_a_second = sum(tokens_a_second(part, recipe.clip_s, model.config.media) for part in parts)
         for value in encoder_state(model.llm.lm).values():
             value.requires_grad_(False)
-    merge = replace(model.config.merge, tokens_per_segment=recipe.detail)
-    empty = replace(model.merge_state(), merge=merge)
-    checkpoint = last_checkpoint(out / "lm") if resume else None
-    videos = Videos(clips, empty, recipe.mixes, recipe.seed, raw_a_second)
-    args = replace(CPU, bf16=recipe.bf16).arguments(
-        out / "lm", steps=sum(m.steps for m in recipe.mixes), lr=recipe.lr, warmup=recipe.warmup,
-        decay=recipe.decay, save_steps=250, eval_steps=500, seed=recipe.seed,
-    )  # fmt: skip
-    options: dict[str, Any] = {"collate": lambda items: model.llm.collate(items[0]), "resume": checkpoint}
-    if isinstance(model.video, StockVision):
         options["validate"] = lambda _: {k: s["score"] for k, s in score_answers(model, VALIDATION).items()}
-    data = Batches(videos.batch, steps_done(checkpoint))
-    if run(model.llm, data, args, muon=True, **options) is None:
-        raise KeyboardInterrupt(f"{out}: stopped; start='lm' goes on from the last checkpoint")
+    videos = Videos(clips, empty_state(model, recipe), recipe.mixes, recipe.seed, raw_a_second)
+    learn_videos(model.llm, videos, recipe, out, resume=resume, save_steps=250, **options)

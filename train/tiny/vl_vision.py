@@ -4,7 +4,8 @@ What it puts out lies at the words of what a token shows: its object's and, by P
 """
 
 from collections.abc import Iterator
-from itertools import count, islice
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,13 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from ...config import MediaConfig
 from ...encoders.families import patchify
 from ...media import fit_pixels
 from ...synthetic.scenes import LETTERS, OBJECTS, frames, letter_patches, make_scene, patches
-from ..data.sampler import enter_worker
-from ..engine import Engine
-from ..stages import last_checkpoint, steps_done
-from ..trainer import run
-from .encoders import EncoderConfig
+from .encoders import EncoderConfig, learn_scenes, scenes
 from .vl import FRAME_AXIS, GRID, MERGE, PATCH_PX, SIZE_PX, words_of
 
 MEDIA = MediaConfig(size_px=SIZE_PX, scaling="bicubic")
@@ -72,26 +69,18 @@ class VisionTask(nn.Module):
         return {"loss": loss, "logits": logits}
 
 
-class Pairs(IterableDataset[dict[str, Any]]):
-    """Endless labelled pairs of frames, a STEP_S apart, of random scenes from seed * 1_000_000 + first on."""
-
-    def __init__(self, seed: int, seconds: float = 40.0, first: int = 0) -> None:
-        self.seed, self.seconds, self.first = seed, seconds, first
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        worker, num_workers = enter_worker()
-        for number in count(self.seed * 1_000_000 + self.first + worker, num_workers):
-            scene, random = make_scene(number, self.seconds, **SCENES), np.random.default_rng(number)
-            shown = scene.of("video")
-            times = [random.uniform(e.start_s - STEP_S / 4, e.end_s) for e in shown for _ in range(4)]
-            time_s = np.sort(np.array([*times, *random.uniform(0, self.seconds, 2)]).clip(0, self.seconds))
-            both = np.stack([time_s, time_s + STEP_S], 1).ravel()
-            pixels = fit_pixels(torch.from_numpy(frames(scene, both)), MEDIA)
-            pixels = rearrange(pixels, "(b f) h w c -> b f h w c", f=2)
-            seen = torch.from_numpy(patches(scene, both, grid=GRID)).view(len(time_s), 2, -1)
-            read = torch.from_numpy(letter_patches(scene, both, grid=GRID)).view(len(time_s), 2, -1)
-            for t in random.permutation(len(time_s)):
-                yield {"media": pixels[t], "objects": seen[t], "letters": read[t]}
+def pair_samples(number: int, seconds: float) -> Iterator[dict[str, Any]]:
+    """Pairs (2, H, W, 3) of frames of a scene, a STEP_S apart, with (2, P) objects and letters in them."""
+    scene, random = make_scene(number, seconds, **SCENES), np.random.default_rng(number)
+    times = [random.uniform(e.start_s - STEP_S / 4, e.end_s) for e in scene.of("video") for _ in range(4)]
+    time_s = np.sort(np.array([*times, *random.uniform(0, seconds, 2)]).clip(0, seconds))
+    both = np.stack([time_s, time_s + STEP_S], 1).ravel()
+    pixels = fit_pixels(torch.from_numpy(frames(scene, both)), MEDIA)
+    pixels = rearrange(pixels, "(b f) h w c -> b f h w c", f=2)
+    seen = torch.from_numpy(patches(scene, both, grid=GRID)).view(len(time_s), 2, -1)
+    read = torch.from_numpy(letter_patches(scene, both, grid=GRID)).view(len(time_s), 2, -1)
+    for t in random.permutation(len(time_s)):
+        yield {"media": pixels[t], "objects": seen[t], "letters": read[t]}
 
 
 @torch.no_grad()
@@ -117,21 +106,15 @@ def train_vision(lm: Any, tokenizer: Any, config: EncoderConfig, seed: int, out:
     """Train the encoder of a model, from the last checkpoint in `out` on; its score on unseen scenes."""
     task = VisionTask(lm, words_of(lm, tokenizer))
     task.requires_grad_(True)
-    args = Engine(device="cpu", report=[]).arguments(
-        out, steps=config.steps, lr=config.lr, warmup=50, decay=0.4, save_steps=200, seed=seed,
-        per_device_train_batch_size=config.batch, eval_steps=400,
-    )  # fmt: skip
-    checkpoint = last_checkpoint(out)
-    first = 1000 * steps_done(checkpoint)
+    samples = partial(pair_samples, seconds=config.seconds)
 
     def unseen(num: int) -> dict[str, float]:
-        scores = score(task, iter(DataLoader(Pairs(seed + 900, config.seconds), batch_size=64)), num)
+        scores = score(task, iter(DataLoader(scenes(samples, seed + 900), batch_size=64)), num)
         task.train()
         return scores
 
-    data = Pairs(seed + 500, config.seconds, first)
-    trainer = run(task, data, args, resume=checkpoint, validate=lambda step: unseen(8), muon=True)
-    if trainer is None:
-        raise KeyboardInterrupt(f"{out}: stopped; the same command goes on from its last checkpoint")
-    task.requires_grad_(False).eval()
+    learn_scenes(
+        task, samples, config, seed, out, validate=lambda step: unseen(8), warmup=50, decay=0.4,
+        save_steps=200, eval_steps=400,
+    )  # fmt: skip
     return unseen(40)

@@ -9,11 +9,12 @@ from scipy.optimize import linear_sum_assignment
 
 from longcompress.compression.triggers import fires
 from longcompress.config_live import TriggerConfig
-from longcompress.eval.metrics.timely import Curve, Timeline, calibrate, delays, timely
+from longcompress.eval.metrics.bootstrap import intervals_of
+from longcompress.eval.metrics.timely import Curve, Timeline, calibrate, corpus_of, delays
 
 
 def means(lines, tolerance_s=2.0):
-    scores = timely(lines, {key: key for key in lines}, tolerance_s, num_draws=5)
+    scores = intervals_of(corpus_of(lines, {key: key for key in lines}, tolerance_s), num_draws=5)
     return {name: score["mean"] for name, score in scores.items()}
 
 
@@ -49,9 +50,9 @@ def test_nothing_to_count_is_none():
 
 def test_intervals_are_over_videos():
     lines = {i: Timeline([(10, 12)], [11.0] * (i % 2), 60.0) for i in range(8)}
-    recall = timely(lines, {i: i for i in lines}, 2.0)["recall"]
+    recall = intervals_of(corpus_of(lines, {i: i for i in lines}, 2.0))["recall"]
     assert recall["mean"] == 0.5 and recall["low"] < 0.3 and recall["high"] > 0.7
-    assert timely(lines, dict.fromkeys(lines, "one"), 2.0)["recall"]["low"] is None
+    assert intervals_of(corpus_of(lines, dict.fromkeys(lines, "one"), 2.0))["recall"]["low"] is None
 
 
 def curves_of(num=6):
@@ -78,9 +79,9 @@ def test_calibration_is_the_best_of_all(limit):
         if limit is None or row["alarms_per_hour"] <= limit:
             rows.append((row["f1" if limit is None else "recall"], threshold))
     video = {i: i for i in curves}
-    config, scores = calibrate(
-        trigger, curves, video, 2.0, thresholds=thresholds, max_alarms_per_hour=limit, num_draws=20
-    )
+    config = calibrate(trigger, curves, video, 2.0, thresholds=thresholds, max_alarms_per_hour=limit)
+    timelines = {i: curve.timeline(config) for i, curve in curves.items()}
+    scores = intervals_of(corpus_of(timelines, video, 2.0), num_draws=20)
     assert config == replace(trigger, threshold=max(rows)[1]) and config.refractory_s == 3.0
     assert limit is None or scores["alarms_per_hour"]["mean"] <= limit
     assert scores["recall"]["low"] is not None
