@@ -25,7 +25,7 @@ from .live_clips import LiveClip
 
 LIVE = LiveConfig(
     TriggerConfig("single", 0.95, ("informative",), release=True, refractory_s=2.0), near_s=10.0, past=128,
-    text_tokens=128, max_reply_tokens=40, heads_of="all", nothing=NOTHING, nothing_at=0.1,
+    text_tokens=128, max_reply_tokens=40, heads_of="all", nothing=NOTHING, nothing_at=0.1, late_s=3.0,
 )  # fmt: skip
 
 
