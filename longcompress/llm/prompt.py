@@ -13,10 +13,9 @@ from torch import Tensor
 
 from ..config_llm import LLMConfig
 from ..types import HALF, CompressedVideo, Tokens
-from .packing import first_fit
+from .packing import batch_of
 from .texts import by_start, shown_texts
 
-Row = dict[str, list[int]]
 Turns = Sequence[tuple[str, str | None]]
 IGNORED = -100
 BASE_QUESTION = "\n{question}\n"  # a base model takes a line break for the end of a question
@@ -305,16 +304,10 @@ def collate(
         tokens are words NAME_words (N, k). All are in the order of the rows.
     """
     check_batch(examples, left, row_tokens)
-    layouts, rows = [], []
-    for example in examples:
-        layouts.append(lay_out(example.video, tokenizer, config, names))
-        rows.append(_row(example, layouts[-1], tokenizer, config))
-    order = list(range(len(rows)))
-    if row_tokens:
-        shared = first_fit([len(row["input_ids"]) for row in rows], row_tokens)
-        order = [i for row in shared for i in row]
-        rows = [_behind(shared_row, rows) for shared_row in shared]
-    batch = _padded(rows, tokenizer, left=left)
+    layouts = [lay_out(example.video, tokenizer, config, names) for example in examples]
+    rows = [_row(e, layout, tokenizer, config) for e, layout in zip(examples, layouts, strict=True)]
+    fills = {"input_ids": padding_id(tokenizer), "labels": IGNORED}
+    batch, order = batch_of(rows, fills, left=left, row_tokens=row_tokens)
     return batch | packed_tokens([examples[i] for i in order], [layouts[i] for i in order], names)
 
 
@@ -341,8 +334,8 @@ def _plain_turns(turns: Turns, tokenizer: Any) -> tuple[list[int], list[tuple[li
     return head, [(tail, encode(tokenizer, f"\n{answer}\n")[len(tail) :]) for _, answer in turns]
 
 
-def _row(example: Example, layout: Layout, tokenizer: Any, config: LLMConfig) -> Row:
-    """Ids, labels, positions and branches of one example; labels are cut from ids, never searched in text."""
+def _row(example: Example, layout: Layout, tokenizer: Any, config: LLMConfig) -> dict[str, Tensor]:
+    """(l,) ids, labels, positions, branches of an example; labels are cut from ids, not searched in text."""
     if example.plain:
         head, turns = _plain_turns(example.turns, tokenizer)
     else:
@@ -356,27 +349,11 @@ def _row(example: Example, layout: Layout, tokenizer: Any, config: LLMConfig) ->
         labels += [IGNORED] * len(tail) + learned
         position += range(start, start + len(tail) + len(learned))
         branch += [1 if example.dialogue else number + 1] * (len(tail) + len(learned))
-    return {
+    row = {
         "input_ids": ids, "labels": labels, "position_ids": position, "branch": branch,
         "attention_mask": [1] * len(ids),
     }  # fmt: skip
-
-
-def _behind(numbers: Sequence[int], rows: Sequence[Row]) -> Row:
-    """Examples one behind the other in a row, each with its number."""
-    row = {key: [value for i in numbers for value in rows[i][key]] for key in rows[0]}
-    return row | {"sample": [i for i in numbers for _ in rows[i]["input_ids"]]}
-
-
-def _padded(rows: Sequence[Row], tokenizer: Any, *, left: bool) -> dict[str, Tensor]:
-    """(rows, L) int64 of each key."""
-    fill = {"input_ids": padding_id(tokenizer), "labels": IGNORED, "sample": -1}
-    batch = {key: padded([row[key] for row in rows], fill.get(key, 0), left=left) for key in rows[0]}
-    if not left:  # rows without a mask are one sequence each, so their padding counts on
-        for position, row in zip(batch["position_ids"], rows, strict=True):
-            num = len(row["position_ids"])
-            position[num:] = row["position_ids"][-1] + 1 + torch.arange(len(position) - num)
-    return batch
+    return {name: torch.tensor(values) for name, values in row.items()}
 
 
 def packed_tokens(

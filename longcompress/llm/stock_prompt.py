@@ -187,8 +187,8 @@ class StockPrompt:
         position = (layout.next_position + offset).to(layout.position.dtype)
         return position[..., None, :].expand(*index.shape[:-1], len(layout.position), -1)
 
-    def row(self, example: Example) -> dict[str, Any]:
-        """Ids, labels, branches (l,) and positions (P, l) of an example; and its layout."""
+    def row(self, example: Example) -> tuple[StockLayout, dict[str, Tensor]]:
+        """An example's layout; and its ids, labels, branches (l,) and positions (P, l)."""
         layout = self.lay_out(example.video)
         ids, position = [layout.ids], [layout.position]
         labels, branch = [torch.full_like(layout.ids, IGNORED)], [torch.zeros_like(layout.ids)]
@@ -203,11 +203,11 @@ class StockPrompt:
             position.append(self.behind(layout, start + torch.arange(len(tokens))))
             branch.append(torch.full_like(tokens, 1 if example.dialogue else number + 1))
             start += len(tokens)
-        row: dict[str, Any] = {
+        row = {
             "input_ids": torch.cat(ids), "labels": torch.cat(labels), "branch": torch.cat(branch),
-            "position_ids": torch.cat(position, 1), "layout": layout,
+            "position_ids": torch.cat(position, 1),
         }  # fmt: skip
-        return row | {"attention_mask": torch.ones_like(row["input_ids"])}
+        return layout, row | {"attention_mask": torch.ones_like(row["input_ids"])}
 
     def sizes(self, example: Example) -> tuple[int, Callable[[Turns], int]]:
         """As `prompt.sizes`."""
