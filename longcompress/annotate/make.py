@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from ..events.subtitles import SUFFIXES, Cues, read_subtitles
 from ..files import parse_json, replacing
+from ..llm.transcriber import Transcriber
 from ..media import probe
 from ..media.text_track import read_text_track
 from ..model import LongCompress
@@ -25,7 +26,7 @@ from ..types import Event
 from .boundaries import BoundaryConfig, find_boundaries
 from .captions import Captioner, CaptionError, Clip, caption_of
 from .report import report_of, seconds_of
-from .transcripts import Listener, transcribe
+from .transcripts import transcribe
 
 SETTINGS = "settings.json"
 
@@ -81,7 +82,7 @@ class Annotator:
     filters: FilterConfig = field(default_factory=FilterConfig)
     on_failure: Literal["again", "drop"] = "again"
     subtitles: Literal["auto", "none"] = "auto"
-    transcriber: Listener | None = None
+    transcriber: Transcriber | None = None
     protocols: tuple[str, ...] = ("file",)
 
 

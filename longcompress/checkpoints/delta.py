@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..encoders.beats import listed
-from ..files import replacing
+from ..files import parse_json, replacing
 from .files import chunked, read_tensors
 
 GROWS = ("model.embed_tokens.weight", "lm_head.weight")  # the delta may have more words than the base
@@ -190,10 +190,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    try:
-        values = json.loads(path.read_text(encoding="utf8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+    values = parse_json(path.read_bytes(), str(path))
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold a JSON object")
     return values

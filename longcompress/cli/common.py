@@ -91,12 +91,9 @@ class VideoOptions(ModelOptions):
         """What `compress` takes besides a model and videos."""
         return {
             "budget": self.budget, "protocols": self.protocols, "start_s": self.start_s, "end_s": self.end_s,
-            "progress": bars(), **({"text": self.text()} if self.subtitles else {}), **more,
+            "progress": bars(),
+            "text": texts_of(self.subtitles, self.start_s, self.end_s) if self.subtitles else (), **more,
         }  # fmt: skip
-
-    def text(self) -> "list[Event]":
-        """The texts of the subtitles; faults of the file go to standard error."""
-        return texts_of(self.subtitles or "", self.start_s, self.end_s)
 
 
 def texts_of(subtitles: str, start_s: float = 0.0, end_s: float = math.inf) -> "list[Event]":
