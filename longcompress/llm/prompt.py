@@ -14,7 +14,7 @@ from torch import Tensor
 from ..config_llm import LLMConfig
 from ..types import HALF, CompressedVideo, Tokens
 from .packing import batch_of
-from .texts import by_start, shown_texts
+from .texts import by_start, clock, shown_texts
 
 Turns = Sequence[tuple[str, str | None]]
 IGNORED = -100
@@ -209,8 +209,7 @@ def padded(rows: Sequence[Sequence[int]], fill: int, *, left: bool = False) -> T
 def timestamp_text(config: LLMConfig, start_s: float) -> str:
     """The text of a timestamp at start_s."""
     whole = int(start_s)
-    clock = f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
-    return config.timestamp.format(start=whole, clock=clock, tens=whole // 10)
+    return config.timestamp.format(start=whole, clock=clock(start_s), tens=whole // 10)
 
 
 def lay_out(video: CompressedVideo, tokenizer: Any, config: LLMConfig, names: Sequence[str]) -> Layout:
@@ -315,16 +314,20 @@ def turn_ids(
     turns: Turns, tokenizer: Any, config: LLMConfig, dialogue: bool
 ) -> tuple[list[int], list[tuple[list[int], list[int]]]]:
     """(ids before the video, (ids before the answer, the answer's and the end) of each turn)."""
-    questions = [question for question, _ in turns]
+    questions, answers = [question for question, _ in turns], answer_ids(turns, tokenizer, dialogue)
     if dialogue:
-        if any(answer is None for _, answer in turns[:-1]):
-            raise ValueError("turns of a dialogue must have answers, only the last may be left to generate")
         head, tails = conversation(tokenizer, config, questions)
     else:
         each = [conversation(tokenizer, config, [question]) for question in questions]
         head, tails = each[0][0], [tail for _, (tail,) in each]
-    learned = [[] if a is None else [*encode(tokenizer, a), tokenizer.eos_token_id] for _, a in turns]
-    return head, list(zip(tails, learned, strict=True))
+    return head, list(zip(tails, answers, strict=True))
+
+
+def answer_ids(turns: Turns, tokenizer: Any, dialogue: bool) -> list[list[int]]:
+    """Ids of each answer and its end; none of one to be generated, which may only be a dialogue's last."""
+    if dialogue and any(answer is None for _, answer in turns[:-1]):
+        raise ValueError("turns of a dialogue must have answers, only the last may be left to generate")
+    return [[] if a is None else [*encode(tokenizer, a), tokenizer.eos_token_id] for _, a in turns]
 
 
 def _plain_turns(turns: Turns, tokenizer: Any) -> tuple[list[int], list[tuple[list[int], list[int]]]]:
