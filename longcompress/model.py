@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +19,7 @@ from .compression.global_memory import GlobalMemory
 from .compression.state import MergeState, check_budget
 from .config import BudgetConfig, MediaConfig, MemoryConfig, MergeConfig, ModelConfig, SegmentConfig
 from .config_live import LiveConfig
-from .config_values import load_config, to_dict
+from .config_values import load_config
 from .encoders import Encoder, PixelEncoder, StockAudio, StockVision, VisionEncoder, tokens_a_second
 from .encoders.checks import Base, check_language, kind_of, load_whole
 from .encoders.load import check_attention, dtype_of, is_relative, load_encoders, resolve
@@ -236,7 +236,7 @@ class LongCompress(nn.Module):
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        values = to_dict(self.config)
+        values = asdict(self.config)
         for section in (*STREAMS, "llm"):
             base = values[section]["base"]
             if base and (include_base or is_relative(base)):
@@ -393,10 +393,10 @@ class LongCompress(nn.Module):
         config = self.config
         # global tokens are made of the features, whenever a budget is
         derived = encoders or (features and config.memory.kind != "mean")
-        used: dict[str, Any] = {"memory": to_dict(MemoryConfig("none") if derived else config.memory)}
+        used: dict[str, Any] = {"memory": asdict(MemoryConfig("none") if derived else config.memory)}
         del used["memory"]["dtype"]
         for stream in self.encoders:
-            fields_of = to_dict(getattr(config, stream))
+            fields_of = asdict(getattr(config, stream))
             used[stream] = {name: value for name, value in fields_of.items() if name not in NO_EFFECT}
         if self.video is not None:
             used["size_px"] = config.media.size_px
@@ -414,7 +414,7 @@ class LongCompress(nn.Module):
     def settings(self) -> str:
         """A hash of what decides, besides `identity` and a budget, which tokens a video gets."""
         config = self.config
-        parts = {n: to_dict(getattr(config, n)) for n in ("media", "segments", "merge", "budget")}
+        parts = {n: asdict(getattr(config, n)) for n in ("media", "segments", "merge", "budget")}
         parts["media"] = {
             name: v for name, v in parts["media"].items() if name not in ("threads", "max_pixels")
         }

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..config_live import LiveConfig
-from ..config_values import from_dict, to_dict
+from ..config_values import from_dict
 from ..files import parse_json
 from ..model import LongCompress
 from ..session import Session
@@ -59,7 +59,7 @@ class Log:
         assert live is not None
         header = {
             "format": FORMAT, "identity": session.model.identity(), "model": session.model.config.name,
-            "media": list(live.encoder.media), "budget": session.budget, "live": to_dict(live.config),
+            "media": list(live.encoder.media), "budget": session.budget, "live": asdict(live.config),
             "patience_s": live.steps.patience_s, "settings": session.model.settings(),
         }  # fmt: skip
         (folder / HEADER).write_text(json.dumps(header, indent=1))
