@@ -23,7 +23,7 @@ from .config_values import load_config
 from .encoders import Encoder, PixelEncoder, StockAudio, StockVision, VisionEncoder, tokens_a_second
 from .encoders.checks import Base, check_language, kind_of, load_whole
 from .encoders.load import check_attention, dtype_of, is_relative, load_encoders, resolve
-from .files import is_hub_name, replacing, usual_modes
+from .files import is_hub_name, replacing, usual_modes, write_json
 from .llm import CausalLM, StockLM
 from .llm.backbone import Backbone, load_backbone, quantization_config, take_apart
 from .llm.calibrate import init_heads
@@ -253,8 +253,7 @@ class LongCompress(nn.Module):
             save_file(own, part, metadata={"format": "pt"} | ({UNTRAINED: untrained} if untrained else {}))
         if hasattr(self.llm.lm, "peft_config"):
             self.llm.lm.save_pretrained(folder / "adapter")
-        with replacing(folder / "config.json") as part:
-            part.write_text(json.dumps(values, indent=2) + "\n")
+        write_json(folder / "config.json", values, indent=2)
         usual_modes(folder)
 
     def push_to_hub(self, name: str, **kwargs: Any) -> str:
@@ -434,7 +433,7 @@ class LongCompress(nn.Module):
             if isinstance(self.audio, StockAudio):
                 self.audio.extractor.save_pretrained(folder)
             norm = dict(zip(("image_mean", "image_std"), map(list, self.video.norm), strict=True))
-            (folder / "video_preprocessor_config.json").write_text(json.dumps(norm, indent=2) + "\n")
+            write_json(folder / "video_preprocessor_config.json", norm, indent=2)
 
 
 def _changed(section: Any, values: Mapping[str, Any]) -> Any:

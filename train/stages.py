@@ -23,7 +23,7 @@ from transformers import TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ..checkpoints.apply import merge_lora
-from ..files import replacing
+from ..files import write_json
 from ..llm import learned_places
 from ..llm.calibrate import embedding_norm
 from ..model import LongCompress
@@ -203,8 +203,7 @@ def train_stage(
     bad_samples = BadSampleList(out / BAD_SAMPLES)
     if rank == 0 and not resume:
         bad_samples.path.unlink(missing_ok=True)
-        with replacing(out / RECIPE) as part:
-            part.write_text(json.dumps(asdict(recipe), indent=1) + "\n", encoding="utf8")
+        write_json(out / RECIPE, asdict(recipe), indent=1)
     streams = streams_to_start(model, recipe)
     budget, sums = median_high(recipe.budgets), Sums("")
     if streams and samples is not None:

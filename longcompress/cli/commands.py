@@ -332,7 +332,7 @@ def synthesize(
 
 def write_scene(scene: "Scene", path: Path, **options: Any) -> tuple[Path, Path]:
     """The paths of a scene's video and of the record of its events beside it, which `read_records` reads."""
-    from ..files import replacing
+    from ..files import write_json
     from ..synthetic.scenes import write_video
     from ..train.records import Record
     from ..types import Event
@@ -342,8 +342,7 @@ def write_scene(scene: "Scene", path: Path, **options: Any) -> tuple[Path, Path]
     meta, duration_s = {"seed": scene.seed}, scene.duration_s
     record = Record(path.stem, path.name, duration_s, listed, source="synthetic", meta=meta)
     beside = path.with_suffix(".json")
-    with replacing(beside) as part:
-        part.write_text(dumps(record.to_json(), indent=1) + "\n", encoding="utf8")
+    write_json(beside, record.to_json(), indent=1)
     return path, beside
 
 

@@ -8,7 +8,6 @@ their positions, and transformer layers follow. Letters: A windows of audio, L f
 channels.
 """
 
-import json
 import math
 import pickle
 import re
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..config_values import from_dict, positive
-from ..files import parse_json, replacing
+from ..files import parse_json, replacing, write_json
 from .fbank import BANDS
 
 GATES, GATE_TERMS = 2, 4  # numbers of a gate, and terms that each is the sum of
@@ -221,8 +220,7 @@ class Beats(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / "model.safetensors") as part:
             save_file({k: v.contiguous() for k, v in self.state_dict().items()}, part, {"format": "pt"})
-        with replacing(folder / "config.json") as part:
-            part.write_text(json.dumps({"model_type": KIND} | asdict(self.config), indent=2) + "\n")
+        write_json(folder / "config.json", {"model_type": KIND} | asdict(self.config), indent=2)
 
     @classmethod
     def from_pretrained(
