@@ -438,12 +438,13 @@ class LongCompress(nn.Module):
 
 def _changed(section: Any, values: Mapping[str, Any]) -> Any:
     """A dataclass with other values, of those in it too."""
-    new = {}
+    new = dict(values)
     for name, value in values.items():
         old = getattr(section, name)
-        new[name] = (
-            _changed(old, value) if is_dataclass(old) else tuple(value) if type(old) is tuple else value
-        )
+        if is_dataclass(old):
+            new[name] = _changed(old, value)
+        elif type(old) is tuple:
+            new[name] = tuple(value)
     return replace(section, **new)
 
 

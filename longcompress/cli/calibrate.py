@@ -79,11 +79,8 @@ def calibrate(
         rows = [(key, *_cells(value)) for key, value in report[name].items()]
         print_table(f"{name}: {report[f'num_{name}']} requests", rows)
     print(f"threshold {chosen.threshold:.4f} of rule {chosen.rule}, heads {' '.join(chosen.heads)}")
-    print(
-        f"written to {folder / 'config.json'}"
-        if write
-        else f"--live.trigger.threshold {chosen.threshold:.4f}"
-    )
+    flag = f"--live.trigger.threshold {chosen.threshold:.4f}"
+    print(f"written to {folder / 'config.json'}" if write else flag)
 
 
 def write_trigger(path: Path, trigger: "TriggerConfig") -> None:
