@@ -216,7 +216,7 @@ def take_apart(backbone: Backbone, config: ModelConfig) -> tuple[StockVision, St
             stacklevel=2,
         )
     video = StockVision(lm, family, config.video, config.media.size_px, backbone.norm)
-    if not video.weight_is_float:
+    if not all(value.is_floating_point() for value in video.state().values() if value.dim() > 1):
         warnings.warn(
             f"{name!r} is quantized with its encoder: tokens differ from those of the unquantized model",
             stacklevel=2,
