@@ -78,9 +78,9 @@ def attend(
 
         return State(*attend_xformers(query, x, at, bias, state))
     if fused:
-        from .gpu.attend import attend_triton
+        from .gpu.attend import Attend
 
-        return State(*attend_triton(query, x, offsets.to(x.device), bias, state))
+        return State(*Attend.apply(query, x, offsets.to(x.device), bias, *state))
     return attend_reference(query, x, at, bias, state)
 
 

@@ -119,11 +119,8 @@ def _plan_blocks(
         check_values(metric, weight, at)
     inner = plan(metric, _offsets(sizes.tolist()), goals, weight=weight, check=False, **how)
     metric = metric.detach().to(torch.promote_types(metric.dtype, torch.float32))
-    rows, keep = (
-        _offsets([sum(goal for _, goal in segment) for segment in blocks]),
-        torch.tensor(limits).long(),
-    )
-    outer = plan(pool(metric, inner), rows, keep, weight=inner.mass, check=False, **how)
+    rows, keep = _offsets([sum(goal for _, goal in segment) for segment in blocks]), torch.tensor(limits)
+    outer = plan(pool(metric, inner), rows, keep.long(), weight=inner.mass, check=False, **how)
     return outer._replace(group=outer.group[inner.group.long()], weight=inner.weight)
 
 

@@ -52,12 +52,8 @@ def tree(metric: Tensor, offsets: Tensor, floor: int | Tensor = 1, *, weight: Te
     check_values(metric, weight, at)
     x, of, masses = _arrays(metric, weight)
     parent, height = _grow(x, of, at, limits_of(floor, len(at) - 1))
-    return Tree(
-        *(
-            torch.from_numpy(part).to(metric.device)
-            for part in (parent, height, np.array(at, np.int32), masses.astype(np.float32))
-        )
-    )
+    parts = parent, height, np.array(at, np.int32), masses.astype(np.float32)
+    return Tree(*(torch.from_numpy(part).to(metric.device) for part in parts))
 
 
 def cut_heights(tree: Tree) -> Tensor:

@@ -230,17 +230,17 @@ class MergeConfig:
     place: Literal["mean", "medoid", "heaviest"] = "mean"
 
     def __post_init__(self) -> None:
-        rounds = self.schedule if isinstance(self.schedule, list) else []
-        is_share = isinstance(self.schedule, float) and 0 < self.schedule <= 0.5
+        if isinstance(self.schedule, list):
+            is_known = bool(self.schedule) and all(pairs >= 1 for pairs in self.schedule)
+        elif isinstance(self.schedule, float):
+            is_known = 0 < self.schedule <= 0.5
+        else:
+            is_known = self.schedule in ("tree", "blocks")
         if self.schedule == "tree":
             if (self.score, self.order) != ("ward", "seat"):
                 got = f"{self.score!r} and {self.order!r}"
                 raise ValueError(f"schedule 'tree' needs score 'ward' and order 'seat', got {got}")
-        elif (
-            self.schedule != "blocks"
-            and not is_share
-            and not (rounds and all(pairs >= 1 for pairs in rounds))
-        ):
+        elif not is_known:
             need = "a fraction in (0, 0.5], a list of pairs a round, 'tree' or 'blocks'"
             raise ValueError(f"schedule must be {need}, got {self.schedule}")
         if any(num < 1 for num in self.tokens_per_segment.values()):

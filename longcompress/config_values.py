@@ -14,11 +14,6 @@ import yaml
 T = TypeVar("T")
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """A config dataclass as plain values."""
-    return dataclasses.asdict(config)
-
-
 def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
     """A config dataclass of `kind` from plain values; jsonargparse checks keys and types.
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .files import replacing
+from .files import replacing, write_json
 from .llm import StockLM
 from .llm.packing import has_state
 from .memory import VideoMemory
@@ -122,10 +122,9 @@ def export(memory: VideoMemory, server: Server, folder: str | Path, question: st
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / NAMES[0]) as part:
         save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, part)
-    texts = (json.dumps(content, indent=1), _readme(content, form, tensors))
-    for name, written in zip(NAMES[1:], texts, strict=True):
-        with replacing(folder / name) as part:
-            part.write_text(written + "\n", encoding="utf8")
+    write_json(folder / NAMES[1], content, indent=1)
+    with replacing(folder / NAMES[2]) as part:
+        part.write_text(_readme(content, form, tensors) + "\n", encoding="utf8")
     return folder
 
 

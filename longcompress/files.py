@@ -51,6 +51,12 @@ def sweep(folder: Path, start: str = ".") -> None:
             (folder / name).unlink(missing_ok=True)
 
 
+def write_json(path: str | Path, value: Any, **options: Any) -> None:
+    """Write JSON and a line break, whole or not at all; options are those of json.dumps."""
+    with replacing(path) as part:
+        part.write_text(json.dumps(value, **options) + "\n", encoding="utf8")
+
+
 def parse_json(text: str | bytes, where: str) -> Any:
     """The value of a JSON text; a ValueError that names `where` if it is none."""
     try:

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,11 +19,11 @@ from .compression.global_memory import GlobalMemory
 from .compression.state import MergeState, check_budget
 from .config import BudgetConfig, MediaConfig, MemoryConfig, MergeConfig, ModelConfig, SegmentConfig
 from .config_live import LiveConfig
-from .config_values import load_config, to_dict
+from .config_values import load_config
 from .encoders import Encoder, PixelEncoder, StockAudio, StockVision, VisionEncoder, tokens_a_second
 from .encoders.checks import Base, check_language, kind_of, load_whole
 from .encoders.load import check_attention, dtype_of, is_relative, load_encoders, resolve
-from .files import is_hub_name, replacing, usual_modes
+from .files import is_hub_name, replacing, usual_modes, write_json
 from .llm import CausalLM, StockLM
 from .llm.backbone import Backbone, load_backbone, quantization_config, take_apart
 from .llm.calibrate import init_heads
@@ -236,7 +236,7 @@ class LongCompress(nn.Module):
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        values = to_dict(self.config)
+        values = asdict(self.config)
         for section in (*STREAMS, "llm"):
             base = values[section]["base"]
             if base and (include_base or is_relative(base)):
@@ -253,8 +253,7 @@ class LongCompress(nn.Module):
             save_file(own, part, metadata={"format": "pt"} | ({UNTRAINED: untrained} if untrained else {}))
         if hasattr(self.llm.lm, "peft_config"):
             self.llm.lm.save_pretrained(folder / "adapter")
-        with replacing(folder / "config.json") as part:
-            part.write_text(json.dumps(values, indent=2) + "\n")
+        write_json(folder / "config.json", values, indent=2)
         usual_modes(folder)
 
     def push_to_hub(self, name: str, **kwargs: Any) -> str:
@@ -393,10 +392,10 @@ class LongCompress(nn.Module):
         config = self.config
         # global tokens are made of the features, whenever a budget is
         derived = encoders or (features and config.memory.kind != "mean")
-        used: dict[str, Any] = {"memory": to_dict(MemoryConfig("none") if derived else config.memory)}
+        used: dict[str, Any] = {"memory": asdict(MemoryConfig("none") if derived else config.memory)}
         del used["memory"]["dtype"]
         for stream in self.encoders:
-            fields_of = to_dict(getattr(config, stream))
+            fields_of = asdict(getattr(config, stream))
             used[stream] = {name: value for name, value in fields_of.items() if name not in NO_EFFECT}
         if self.video is not None:
             used["size_px"] = config.media.size_px
@@ -420,7 +419,7 @@ class LongCompress(nn.Module):
     def settings(self) -> str:
         """A hash of what decides, besides `identity` and a budget, which tokens a video gets."""
         config = self.config
-        parts = {n: to_dict(getattr(config, n)) for n in ("media", "segments", "merge", "budget")}
+        parts = {n: asdict(getattr(config, n)) for n in ("media", "segments", "merge", "budget")}
         parts["media"] = {
             name: v for name, v in parts["media"].items() if name not in ("threads", "max_pixels")
         }
@@ -440,17 +439,18 @@ class LongCompress(nn.Module):
             if isinstance(self.audio, StockAudio):
                 self.audio.extractor.save_pretrained(folder)
             norm = dict(zip(("image_mean", "image_std"), map(list, self.video.norm), strict=True))
-            (folder / "video_preprocessor_config.json").write_text(json.dumps(norm, indent=2) + "\n")
+            write_json(folder / "video_preprocessor_config.json", norm, indent=2)
 
 
 def _changed(section: Any, values: Mapping[str, Any]) -> Any:
     """A dataclass with other values, of those in it too."""
-    new = {}
+    new = dict(values)
     for name, value in values.items():
         old = getattr(section, name)
-        new[name] = (
-            _changed(old, value) if is_dataclass(old) else tuple(value) if type(old) is tuple else value
-        )
+        if is_dataclass(old):
+            new[name] = _changed(old, value)
+        elif type(old) is tuple:
+            new[name] = tuple(value)
     return replace(section, **new)
 
 

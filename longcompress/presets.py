@@ -101,9 +101,8 @@ def new_tiny(seed: int, *, width: int = 128, layers: int = 4) -> LongCompress:
             pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
         )
     )  # fmt: skip
-    with (
-        torch.no_grad()
-    ):  # words far apart against what an optimizer step moves; the head begins by copying them
+    with torch.no_grad():
+        # words far apart against what an optimizer step moves; the head begins by copying them
         torch.nn.init.normal_(lm.get_input_embeddings().weight, std=0.5)
         lm.get_output_embeddings().weight.copy_(0.1 * lm.get_input_embeddings().weight)
     video = VisionEncoder(encoder, config.video, config.media.size_px)

@@ -4,7 +4,7 @@ half-open."""
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -410,11 +410,8 @@ class Answer:
         """Plain values for a JSON line."""
         return {
             "text": self.text,
-            "events": [{"start_s": e.start_s, "end_s": e.end_s, "text": e.text} for e in self.events],
-            "cites": [
-                {"stream": c.stream, "index": c.index, "start_s": c.start_s, "end_s": c.end_s}
-                for c in self.cites
-            ],
+            "events": [asdict(event) for event in self.events],
+            "cites": [asdict(cite) for cite in self.cites],
             "coverage": {name: dict(seconds) for name, seconds in self.coverage.items()},
         }
 

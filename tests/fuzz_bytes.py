@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
@@ -25,7 +26,6 @@ import yaml
 from longcompress.cli.common import complain
 from longcompress.cli.parser import parse
 from longcompress.cli.train import RECIPES, recipe_of, train
-from longcompress.config_values import to_dict
 from longcompress.memory import VideoMemory
 from longcompress.model import CHANGEABLE
 from longcompress.train.data.dataset import QuestionConfig, ShardData
@@ -109,7 +109,7 @@ def _config(rng: random.Random, bases: Bases, folder: Path) -> Path:
         path, data = folder / "recipe.yaml", recipe.read_bytes()
         values = yaml.safe_load(data)
     else:
-        whole = to_dict(bases.load().config)
+        whole = asdict(bases.load().config)
         values = {section: {name: whole[section][name] for name in of} for section, of in CHANGEABLE.items()}
         data = yaml.safe_dump(values).encode()
     as_bytes = rng.random() < 0.3

@@ -12,7 +12,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median_high
 from typing import Any, Literal
@@ -23,8 +23,7 @@ from transformers import TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ..checkpoints.apply import merge_lora
-from ..config_values import to_dict
-from ..files import replacing
+from ..files import write_json
 from ..llm import learned_places
 from ..llm.calibrate import embedding_norm
 from ..model import LongCompress
@@ -204,8 +203,7 @@ def train_stage(
     bad_samples = BadSampleList(out / BAD_SAMPLES)
     if rank == 0 and not resume:
         bad_samples.path.unlink(missing_ok=True)
-        with replacing(out / RECIPE) as part:
-            part.write_text(json.dumps(to_dict(recipe), indent=1) + "\n", encoding="utf8")
+        write_json(out / RECIPE, asdict(recipe), indent=1)
     streams = streams_to_start(model, recipe)
     budget, sums = median_high(recipe.budgets), Sums("")
     if streams and samples is not None:
@@ -248,7 +246,7 @@ def train_stage(
     model.llm.untrained -= set(model.llm.untrained) if "projectors" in trained else learned
     if rank == 0:
         model.eval().save_pretrained(out / "model")
-        write_card(out / "model", model, trained, indexes, to_dict(recipe), trainer.state.log_history)
+        write_card(out / "model", model, trained, indexes, asdict(recipe), trainer.state.log_history)
         if summary := bad_samples.summary():
             print(summary, flush=True)
     return out / "model"
@@ -336,7 +334,7 @@ def _checkpoint(recipe: StageRecipe, out: Path, resume: bool) -> Path | None:
         return None
     if last is None:
         raise ValueError(f"resume: there is no checkpoint in {out}; train without it")
-    path, now = out / RECIPE, to_dict(recipe)
+    path, now = out / RECIPE, asdict(recipe)
     before = json.loads(path.read_text(encoding="utf8"))
     if changed := ", ".join(sorted(k for k in now if k not in MAY_CHANGE and before.get(k) != now[k])):
         hint = "resume with the same, or train in another folder"

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ import numpy as np
 from tqdm import tqdm
 
 from ...config_live import POLL, LiveConfig
-from ...config_values import to_dict
 from ...media.reader import Reading
 from ...model import LongCompress
 from ...session import Session
@@ -103,7 +102,7 @@ def run_live(
             stack.enter_context(run_file.alone(path))
         for arm in sorted(outs, key=ARMS.index):  # "live" before those that take times from it
             header = header_of(source, model, config, how) | {
-                "arm": arm, "live": to_dict(live), "poll_s": arms.poll_s if arm == "poll" else None,
+                "arm": arm, "live": asdict(live), "poll_s": arms.poll_s if arm == "poll" else None,
                 "together": arms.together,
             }  # fmt: skip
             before = run_file.open_run(outs[arm], header)

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, TypeAlias
 from tqdm import tqdm
 
 from ...config import MediaConfig
-from ...config_values import to_dict
 from ...media.reader import Reading
 from ...memory import VideoMemory
 from ...model import LongCompress, spread
@@ -304,7 +303,7 @@ def _how(source: Source, config: RunConfig) -> How:
 
 def _model_hash(model: LongCompress) -> str:
     """A hash of the config and of samples of all weights; `identity` omits projectors and language model."""
-    digest = hashlib.sha256(json.dumps(to_dict(model.config), sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(json.dumps(asdict(model.config), sort_keys=True, default=str).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
         digest.update(spread(value).double().cpu().numpy().tobytes())

@@ -159,14 +159,6 @@ def token_grad_kernel(
     tl.store(dquery + segment * E * C + where, total, mask=of_queries)
 
 
-def attend_triton(
-    query: Tensor, x: Tensor, offsets: Tensor, bias: Tensor | None, state: tuple[Tensor, Tensor, Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(max, sum, acc) after the tokens, with gradients; what `attend` means."""
-    after: tuple[Tensor, Tensor, Tensor] = _Attend.apply(query, x, offsets, bias, *state)
-    return after
-
-
 @operator(
     "longcompress_attend::attend(Tensor query, Tensor x, Tensor offsets, Tensor? bias, Tensor old_max, "
     "Tensor old_sum, Tensor old_acc) -> (Tensor, Tensor, Tensor, Tensor)",
@@ -232,8 +224,9 @@ def _sizes(queries: int, width: int) -> dict[str, int]:
     return {"E": queries, "QUERIES": wide, "C": width, "ROWS": ROWS, "CHANNELS": CHANNELS}
 
 
-class _Attend(torch.autograd.Function):
-    """The adjoint over the saved scores: with share = exp(score - max),
+class Attend(torch.autograd.Function):
+    """What `attend` means: (max, sum, acc) after the tokens. The adjoint goes over the saved scores: with
+    share = exp(score - max),
 
     dscore = share (dsum + dacc . x), and dmax - dsum sum - dacc . acc more where a score is the maximum.
     """

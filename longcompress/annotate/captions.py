@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ..config import MediaConfig
+from ..config_values import positive
 from ..media import probe, read
 from ..media.thumbnails import read_thumbnails, url_of
 from ..model import LongCompress
@@ -168,9 +169,7 @@ class Endpoint:
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
             raise ValueError(f"url must begin with http:// or https://, got {self.url!r}")
-        for name in ("frames", "size_px", "timeout_s", "tries", "max_failures", "max_tokens"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        positive(self, "frames", "size_px", "timeout_s", "tries", "max_failures", "max_tokens")
 
     def __call__(self, clip: Clip) -> str:
         """The caption; CaptionError, or EndpointDown."""

@@ -4,7 +4,6 @@ A folder has `parts/KEY.json` of each finished video. While captions are written
 that an interrupted video goes on with the next event. `KEY.failed.json` says why a video can't be used.
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..events.subtitles import SUFFIXES, Cues, read_subtitles
-from ..files import parse_json, replacing
+from ..files import parse_json, write_json
+from ..llm.transcriber import Transcriber
 from ..media import probe
 from ..media.text_track import read_text_track
 from ..model import LongCompress
@@ -25,7 +25,7 @@ from ..types import Event
 from .boundaries import BoundaryConfig, find_boundaries
 from .captions import Captioner, CaptionError, Clip, caption_of
 from .report import report_of, seconds_of
-from .transcripts import Listener, transcribe
+from .transcripts import transcribe
 
 SETTINGS = "settings.json"
 
@@ -81,7 +81,7 @@ class Annotator:
     filters: FilterConfig = field(default_factory=FilterConfig)
     on_failure: Literal["again", "drop"] = "again"
     subtitles: Literal["auto", "none"] = "auto"
-    transcriber: Listener | None = None
+    transcriber: Transcriber | None = None
     protocols: tuple[str, ...] = ("file",)
 
 
@@ -111,8 +111,7 @@ def annotate(
         if other := [name for name in settings if settings[name] != before.get(name)]:
             was, now = before.get(other[0]), settings[other[0]]
             raise ValueError(f"{out} was begun with {other[0]} {was}, got {now}; take another folder")
-    with replacing(path) as part:
-        part.write_text(json.dumps(settings) + "\n")
+    write_json(path, settings)
     return make_share(records, out, each(partial(make_part, annotator=annotator)), **options)
 
 
@@ -145,8 +144,7 @@ def finish(out: str | Path, records: Sequence[Record]) -> dict[str, Any]:
         contents[record.key] = content | {"status": status}
     report = report_of(contents, annotated)
     save_records(annotated, out / "records.jsonl")
-    with replacing(out / "longvale.json") as part:
-        part.write_text(json.dumps(longvale(annotated), ensure_ascii=False) + "\n", encoding="utf8")
+    write_json(out / "longvale.json", longvale(annotated), ensure_ascii=False)
     _save(out / "report.json", report)
     return report
 
@@ -286,5 +284,4 @@ def _plain(record: Record) -> dict[str, Any]:
 
 
 def _save(path: Path, content: dict[str, Any]) -> None:
-    with replacing(path) as part:
-        part.write_text(json.dumps(content, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf8")
+    write_json(path, content, ensure_ascii=False, sort_keys=True)

@@ -76,9 +76,8 @@ def _videos(
         else:
             composition = compose(shots, sounds, seconds, number)
             write_composition(composition, sounds, path)
-            seen, heard = (
-                [excerpt.span for excerpt in each] for each in (composition.shots, composition.sounds)
-            )
+            seen = [shot.span for shot in composition.shots]
+            heard = [sound.span for sound in composition.sounds]
             yield truth_of(seen, heard, composition.duration_s), composition.duration_s
 
 

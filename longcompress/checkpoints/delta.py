@@ -4,7 +4,6 @@ So LLaVA was (LongVLM's language model is LLaMA with LLaVA's delta): its licence
 away, not the model. Only one shard of the result is in memory at a time.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..encoders.beats import listed
-from ..files import replacing
+from ..files import parse_json, replacing, write_json
 from .files import chunked, read_tensors
 
 GROWS = ("model.embed_tokens.weight", "lm_head.weight")  # the delta may have more words than the base
@@ -119,9 +118,8 @@ def write_model(
             save_file({name: value(name) for name in chunk}, part, metadata={"format": "pt"})
         weights |= dict.fromkeys(chunk, file)
     index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weights}
-    for file, values in (("model.safetensors.index.json", index), ("config.json", config)):
-        with replacing(out / file) as part:
-            part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf8")
+    write_json(out / "model.safetensors.index.json", index, indent=2)
+    write_json(out / "config.json", config, indent=2)
 
 
 def check_fit(base: Mapping[str, Tensor], delta: Mapping[str, Tensor]) -> list[str]:
@@ -190,10 +188,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    try:
-        values = json.loads(path.read_text(encoding="utf8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+    values = parse_json(path.read_bytes(), str(path))
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold a JSON object")
     return values

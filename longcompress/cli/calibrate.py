@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import replacing
+from ..files import write_json
 from .common import ModelOptions, check_positive, check_writable, load_model, reading, writing
 from .output import print_table
 
@@ -86,8 +86,7 @@ def write_trigger(path: Path, trigger: "TriggerConfig") -> None:
     """Put a trigger into the config.json of a saved model."""
     values = jsons.loads(path.read_text())
     values.setdefault("live", {})["trigger"] = asdict(trigger)
-    with replacing(path) as part:
-        part.write_text(jsons.dumps(values, indent=2) + "\n")
+    write_json(path, values, indent=2)
 
 
 def from_records(path: str) -> "Source":

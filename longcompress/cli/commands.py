@@ -332,7 +332,7 @@ def synthesize(
 
 def write_scene(scene: "Scene", path: Path, **options: Any) -> tuple[Path, Path]:
     """The paths of a scene's video and of the record of its events beside it, which `read_records` reads."""
-    from ..files import replacing
+    from ..files import write_json
     from ..synthetic.scenes import write_video
     from ..train.records import Record
     from ..types import Event
@@ -342,8 +342,7 @@ def write_scene(scene: "Scene", path: Path, **options: Any) -> tuple[Path, Path]
     meta, duration_s = {"seed": scene.seed}, scene.duration_s
     record = Record(path.stem, path.name, duration_s, listed, source="synthetic", meta=meta)
     beside = path.with_suffix(".json")
-    with replacing(beside) as part:
-        part.write_text(dumps(record.to_json(), indent=1) + "\n", encoding="utf8")
+    write_json(beside, record.to_json(), indent=1)
     return path, beside
 
 
@@ -392,19 +391,16 @@ def _print_needs(name: str, budget: int, json: bool) -> None:
     totals = {bits: needs.gpu_bytes(budget, bits) for bits in (16, 8, 4)}
     if json:
         return print(dumps(asdict(needs) | {"budget": budget, "gpu_bytes": totals}))
+    parameters = f"{needs.num_parameters / 1e9:,.2f} billion, {needs.num_encoder / 1e9:,.2f} in encoders"
     rows = [
-        (
-            "parameters",
-            f"{needs.num_parameters / 1e9:,.2f} billion, {needs.num_encoder / 1e9:,.2f} in encoders",
-        ),
+        ("parameters", parameters),
         ("cache of 1,000 positions", size_text(1000 * needs.position_bytes)),
         (f"memory file of {budget:,} tokens", size_text(budget * needs.token_bytes)),
     ]
     for bits, size in totals.items():
         fits = [f"{room} GB" for room in (8, 12, 16, 24, 40, 80, 141) if size < 0.95 * room * 1e9]
-        rows.append(
-            (f"GPU, weights in {bits} bits", f"{size / 1e9:,.1f} GB: {fits[0] if fits else 'several GPUs'}")
-        )
+        needed = f"{size / 1e9:,.1f} GB: {fits[0] if fits else 'several GPUs'}"
+        rows.append((f"GPU, weights in {bits} bits", needed))
     print_table(name, rows)
 
 

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..config import MediaConfig, ModelConfig
-from ..config_values import load_config, read_values, to_dict
+from ..config_values import load_config, read_values
 from .defaults import with_defaults
 
 if TYPE_CHECKING:  # torch and transformers take seconds to import: only commands that need them do
@@ -91,12 +91,9 @@ class VideoOptions(ModelOptions):
         """What `compress` takes besides a model and videos."""
         return {
             "budget": self.budget, "protocols": self.protocols, "start_s": self.start_s, "end_s": self.end_s,
-            "progress": bars(), **({"text": self.text()} if self.subtitles else {}), **more,
+            "progress": bars(),
+            "text": texts_of(self.subtitles, self.start_s, self.end_s) if self.subtitles else (), **more,
         }  # fmt: skip
-
-    def text(self) -> "list[Event]":
-        """The texts of the subtitles; faults of the file go to standard error."""
-        return texts_of(self.subtitles or "", self.start_s, self.end_s)
 
 
 def texts_of(subtitles: str, start_s: float = 0.0, end_s: float = math.inf) -> "list[Event]":
@@ -154,7 +151,7 @@ def load_model(options: ModelOptions) -> "LongCompress":
     """The model, with the changes to its config."""
     changes = options.changes
     if options.config is not None:
-        whole = to_dict(load_config(ModelConfig, options.config))  # checked before the model is loaded
+        whole = asdict(load_config(ModelConfig, options.config))  # checked before the model is loaded
         values = {
             name: {key: whole[name][key] for key in part} if isinstance(part, dict) else {}
             for name, part in read_values(options.config).items()

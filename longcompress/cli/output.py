@@ -23,14 +23,11 @@ def rows_of(video: "MediaInfo", expected: "Estimate", answer: int) -> list[tuple
     if abs(video.pixel_aspect - 1) > 0.01:
         frames += f", pixels {video.pixel_aspect:.3g} times as wide as high"
     frames += f", HDR ({video.hdr})" if video.hdr else ""
-    tracks = [
-        (
-            f"{track.kind} track {track.number}",
-            ", ".join(filter(None, (track.codec, track.language, track.title)))
-            + (", default" if track.is_default else "") + (", read" if track.is_read else ""),
-        )
-        for track in video.tracks
-    ]  # fmt: skip
+    tracks = []
+    for track in video.tracks:
+        marks = "default" if track.is_default else "", "read" if track.is_read else ""
+        about = ", ".join(filter(None, (track.codec, track.language, track.title, *marks)))
+        tracks.append((f"{track.kind} track {track.number}", about))
     audio = f"{video.rate_hz} Hz, {video.channels} channels, {video.audio_codec}"
     return [
         ("length", clock(expected.duration_s)), ("frames", frames if video.has_video else "none"),

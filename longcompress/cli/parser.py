@@ -12,7 +12,7 @@ import types
 import typing
 from argparse import SUPPRESS, ArgumentError, HelpFormatter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from ..config_values import from_dict, to_dict
+from ..config_values import from_dict
 
 Command = Callable[..., int | None]
 
@@ -153,7 +153,7 @@ def _add_fields(parser: Any, default: Any, prefix: str = "", hidden: bool = Fals
 
 def _tree(default: Any, values: Any) -> dict[str, Any]:
     """The values of the flags by field, those of a dataclass in a dict of their own."""
-    tree, hints = to_dict(default), _hints(type(default))
+    tree, hints = asdict(default), _hints(type(default))
     for field in fields(default):
         if field.metadata.get("fields_of"):
             tree[field.name] = _present(values[field.name].as_dict())

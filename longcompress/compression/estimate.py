@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..config import MergeConfig, ModelConfig
-from ..kernels import after_rounds
+from .merging import num_kept
 from .state import allocate, check_budget
 
 
@@ -128,11 +128,5 @@ def estimate(duration_s: float, *, budget: int, config: ModelConfig, shape: Shap
 
 def _closed(raw: int, in_segment: float, merge: MergeConfig, stream: str) -> int:
     """Tokens of a stream that closed segments keep, `in_segment` raw ones in each."""
-    full, min_tokens = max(1, round(in_segment)), merge.min_tokens(stream)
-
-    def merged(num: int) -> int:
-        if isinstance(merge.schedule, float):
-            return after_rounds(num, merge.schedule, min_tokens=min_tokens)[0]
-        return min(num, min_tokens)
-
-    return raw // full * merged(full) + merged(raw % full)
+    full = max(1, round(in_segment))
+    return raw // full * num_kept(full, stream, merge) + num_kept(raw % full, stream, merge)

@@ -155,22 +155,25 @@ def round_schedule(config: MergeConfig) -> float:
     return config.schedule if isinstance(config.schedule, float) else 0.5
 
 
+def num_kept(num: int, stream: str, config: MergeConfig) -> int:
+    """Tokens that a closed segment keeps of `num` raw ones, as config.tokens_per_segment allows."""
+    min_tokens = config.min_tokens(stream)
+    if isinstance(config.schedule, float):
+        return after_rounds(num, config.schedule, min_tokens=min_tokens)[0]
+    return min(num, min_tokens)
+
+
 def merge_segment(
     group: Group, stream: str, config: MergeConfig, num_rounds: int, height: float | None
 ) -> Group:
     """A new group as config.tokens_per_segment allows, and then as all older groups: after `num_rounds` more
     full rounds, or without merges that cost no more than `height` (schedule "tree")."""
-    num, min_tokens = len(group), config.min_tokens(stream)
     if config.schedule == "tree" and height is not None:
         metric, offsets, weight = packed([group])
         forest = tree(metric, offsets, weight=weight)
-        num -= int((cut_heights(forest) <= height).sum())
-        return apply([group], cut(forest, min(num, min_tokens)), config)[0]
-    if isinstance(config.schedule, float):
-        num, _ = after_rounds(num, config.schedule, min_tokens=min_tokens)
-    else:
-        num = min(min_tokens, num)
-    group = merge([group], [num], config)[0]
+        num = len(group) - int((cut_heights(forest) <= height).sum())
+        return apply([group], cut(forest, num_kept(num, stream, config)), config)[0]
+    group = merge([group], [num_kept(len(group), stream, config)], config)[0]
     if not num_rounds:
         return group
     further = round_schedule(config)

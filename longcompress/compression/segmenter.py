@@ -1,7 +1,7 @@
 """A stream of encoded frames and windows becomes segments, the same however it was cut into pushes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -38,10 +38,8 @@ class Segmenter:
 
     def copy(self) -> "Segmenter":
         """An independent copy; tensors are shared, for nothing here writes into them."""
-        return Segmenter(
-            self.config, self.streams, {k: list(v) for k, v in self._open.items()}, dict(self._seen_s),
-            list(self._cuts), self._start_s, self._index, self._last, self._frames,
-        )  # fmt: skip
+        waiting = {name: list(parts) for name, parts in self._open.items()}
+        return replace(self, _open=waiting, _seen_s=dict(self._seen_s), _cuts=list(self._cuts))
 
     def state(self) -> dict[str, Any]:
         """All but the configuration, for `set_state`."""
@@ -85,10 +83,7 @@ class Segmenter:
 
     def flush(self) -> list[Segment]:
         """All that is left, the last segment ending where its last token ends."""
-        segments = []
-        for stream in self.streams:
-            segments += self.finish(stream)
-        return segments
+        return [segment for stream in self.streams for segment in self.finish(stream)]
 
     def _known(self, stream: str) -> None:
         if stream not in self.streams:
@@ -132,10 +127,8 @@ class Segmenter:
         if self.config.cut == "frames":
             end_s = next((c for c in self._cuts if c > self._start_s), NEVER)
         if self.config.cut == "change":
-            end_s = next(
-                (c for c in self._cuts if c >= self._start_s + self.config.min_length_s - 1e-9), longest
-            )
-            end_s = min(end_s, longest)
+            earliest = self._start_s + self.config.min_length_s - 1e-9
+            end_s = min(next((c for c in self._cuts if c >= earliest), longest), longest)
         # all streams are finished and no token starts after the end: this segment is the last
         if watermark == NEVER and not any(self._starts_from(n, end_s) for n in self.streams):
             return NEVER if any(self._open.get(n) for n in self.streams) else None

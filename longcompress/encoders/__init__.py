@@ -1,7 +1,7 @@
 """Encoders: frames or audio in, `Encoded` out. They run on blocks of fixed size."""
 
 from .beats_encoder import BeatsEncoder
-from .encoder import AUDIO, Encoder, tokens_a_second
+from .encoder import Encoder, tokens_a_second
 from .pixels import PixelEncoder
 from .stock import StockAudio, StockVision
 from .stream import Stream
@@ -9,7 +9,6 @@ from .vision import VisionEncoder
 from .whisper import AudioEncoder
 
 __all__ = [
-    "AUDIO",
     "AudioEncoder",
     "BeatsEncoder",
     "Encoder",

@@ -8,7 +8,6 @@ their positions, and transformer layers follow. Letters: A windows of audio, L f
 channels.
 """
 
-import json
 import math
 import pickle
 import re
@@ -25,8 +24,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..config_values import from_dict
-from ..files import replacing
+from ..config_values import from_dict, positive
+from ..files import parse_json, replacing, write_json
 from .fbank import BANDS
 
 GATES, GATE_TERMS = 2, 4  # numbers of a gate, and terms that each is the sum of
@@ -69,9 +68,7 @@ class BeatsConfig:
     max_distance: int = 800  # in tokens; larger distances share a bucket
 
     def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        positive(self, *self.__dataclass_fields__)
         for name in ("heads", "position_groups"):
             if self.width % getattr(self, name):
                 raise ValueError(f"{name} must divide width = {self.width}, got {getattr(self, name)}")
@@ -223,8 +220,7 @@ class Beats(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / "model.safetensors") as part:
             save_file({k: v.contiguous() for k, v in self.state_dict().items()}, part, {"format": "pt"})
-        with replacing(folder / "config.json") as part:
-            part.write_text(json.dumps({"model_type": KIND} | asdict(self.config), indent=2) + "\n")
+        write_json(folder / "config.json", {"model_type": KIND} | asdict(self.config), indent=2)
 
     @classmethod
     def from_pretrained(
@@ -259,10 +255,7 @@ def read_folder(folder: Path) -> tuple[BeatsConfig, dict[str, Tensor]]:
                 f"base: no file {file}; a folder of BEATs has {config_path.name} and {path.name}, else give "
                 "the released .pt file itself"
             )
-    try:
-        values = json.loads(config_path.read_text(encoding="utf8"))
-    except ValueError as error:
-        raise ValueError(f"base: {config_path} is no JSON: {error}") from error
+    values = parse_json(config_path.read_bytes(), f"base: {config_path}")
     kind = values.pop("model_type", None) if isinstance(values, dict) else None
     if kind != KIND:
         raise ValueError(f"base: {config_path} must be of model_type {KIND!r}, got {kind!r}")

@@ -1,6 +1,5 @@
-"""All encoders, and how each audio encoder is loaded."""
+"""All encoders."""
 
-from collections.abc import Callable
 from typing import Any
 
 from ..config import MediaConfig
@@ -22,9 +21,3 @@ def tokens_a_second(encoder: Any, duration_s: float, media: MediaConfig) -> floa
     if encoder.modality == "audio":
         return float(encoder.token_hz)
     return media.frames_a_second(duration_s) / encoder.frames_per_token * encoder.patches
-
-
-AUDIO: dict[str, Callable[..., AudioEncoder | BeatsEncoder]] = {
-    "whisper": AudioEncoder.load,
-    "beats": BeatsEncoder.load,
-}

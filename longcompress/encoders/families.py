@@ -151,6 +151,11 @@ def _image_side(model: Any) -> int:
     return _first(_vision(model).image_size)
 
 
+def _side_of(field: str) -> Callable[[Any], int]:
+    """Side of a token, of as many patches as the config has under `field`."""
+    return lambda model: _first(_vision(model).patch_size) * int(getattr(_vision(model), field))
+
+
 def num_patches(model: Any, height: int, width: int) -> int:
     """Patches of a frame inside the encoder."""
     patch = _first(_vision(model).patch_size)
@@ -180,20 +185,8 @@ def _qwen_features(model: Any, x: Tensor) -> Tensor:
     return _patch_features(model, x, v.spatial_merge_size, _first(v.temporal_patch_size))
 
 
-def _qwen_side(model: Any) -> int:
-    return _first(_vision(model).patch_size) * int(_vision(model).spatial_merge_size)
-
-
 def _window(model: Any) -> int:
     return int(_vision(model).window_size)
-
-
-def _edge_features(model: Any, x: Tensor) -> Tensor:
-    return _patch_features(model, x, _vision(model).spatial_merge_size, 1, "ph pw c f")
-
-
-def _muse_side(model: Any) -> int:
-    return int(_vision(model).patch_size * _vision(model).merge_size)
 
 
 def _onevision_grid(model: Any, height: int, width: int) -> tuple[int, int]:
@@ -213,9 +206,9 @@ def _gemma4_features(model: Any, x: Tensor, patch: int) -> Tensor:
     return flat(model.model.get_video_features(rows, place.expand(len(x), -1, -1), torch.tensor([len(x)])))
 
 
-def _gemma4_side(model: Any) -> int:
-    return int(_vision(model).patch_size * _vision(model).pooling_kernel_size)
-
+_qwen_side, _muse_side, _gemma4_side = map(
+    _side_of, ("spatial_merge_size", "merge_size", "pooling_kernel_size")
+)
 
 QWEN2_VL = Family(
     features=_qwen_features, grid=_cells(_qwen_side), side=_qwen_side, norm=CLIP, positions="clock",
@@ -267,7 +260,10 @@ FAMILIES: dict[str, Family] = {
     "qwen4_exp": QWEN3_5,
     "cosmos3_omni": QWEN3_VL,
     "cosmos3_edge": replace(
-        QWEN3_5, features=_edge_features, frames_per_token=1, layers="model.visual.encoder.layers",
+        QWEN3_5, frames_per_token=1, layers="model.visual.encoder.layers",
+        features=lambda model, x: _patch_features(
+            model, x, _vision(model).spatial_merge_size, 1, "ph pw c f"
+        ),
         video="{vision_start_token_id}{video_token_id}{vision_end_token_id}",
     ),
     "cohere_compass": QWEN3_VL,

@@ -9,9 +9,11 @@ import torch
 
 from ..config import ModelConfig
 from ..types import STREAMS
+from .beats_encoder import BeatsEncoder
 from .checks import Base
-from .encoder import AUDIO, Encoder
+from .encoder import Encoder
 from .vision import VisionEncoder
+from .whisper import AudioEncoder
 
 ATTENTION = {
     "sdpa": "", "eager": "", "flex_attention": "", "flash_attention_2": "flash_attn",
@@ -66,8 +68,8 @@ def load_encoders(
         base = resolve(parts.get("video", config.video.base), folder)
         encoders["video"] = VisionEncoder.load(config.video, base, config.media.size_px, dtype=dtype)
     for stream, part in (("audio", config.audio), ("speech", config.speech)):
-        load = AUDIO[part.kind]
-        encoders[stream] = load(part, resolve(part.base, folder), dtype=dtype) if part.base else None
+        kind = BeatsEncoder if part.kind == "beats" else AudioEncoder
+        encoders[stream] = kind.load(part, resolve(part.base, folder), dtype=dtype) if part.base else None
     return encoders
 
 

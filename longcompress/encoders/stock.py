@@ -99,11 +99,6 @@ class StockVision(nn.Module):
         """The whole model."""
         return self._model[0]
 
-    @property
-    def weight_is_float(self) -> bool:
-        """Whether its weights are those of the checkpoint, not quantized."""
-        return all(value.is_floating_point() for value in self.state().values() if value.dim() > 1)
-
     def set_size(self, size_px: int) -> None:
         """Take frames of size_px x size_px; ValueError where the model can't."""
         side = self.family.side(self.model)

@@ -9,9 +9,10 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..config_live import LiveConfig
-from ..config_values import from_dict, to_dict
+from ..config_values import from_dict
 from ..files import parse_json
 from ..model import LongCompress
 from ..session import Session
@@ -60,7 +61,7 @@ class Log:
         header = {
             "format": FORMAT, "identity": session.model.identity(), "model": session.model.config.name,
             "speaker": session.model.speaker(),
-            "media": list(live.encoder.media), "budget": session.budget, "live": to_dict(live.config),
+            "media": list(live.encoder.media), "budget": session.budget, "live": asdict(live.config),
             "patience_s": live.steps.patience_s, "settings": session.model.settings(),
         }  # fmt: skip
         (folder / HEADER).write_text(json.dumps(header, indent=1))
@@ -70,21 +71,28 @@ class Log:
 
     def item(self, item: Item) -> None:
         """Something went in."""
-        if isinstance(item, Frames | Audio):
-            is_frames = isinstance(item, Frames)
-            values = item.pixels if isinstance(item, Frames) else item.samples
-            data = zlib.compress(np.ascontiguousarray(values.numpy()).tobytes(), 1)
-            row: dict[str, Any] = {"shape": list(values.shape), "at": self._media.tell(), "num": len(data)}
-            row |= {"time_s": item.time_s.tolist(), "step_s": item.step_s} if isinstance(item, Frames) else {}
-            row |= {} if isinstance(item, Frames) else {"start_s": item.start_s, "rate_hz": item.rate_hz}
-            self._media.write(data)
-            self._media.flush()
-            row = {"item": "frames" if is_frames else "audio", **row}
-        else:
-            row = {"item": "text", **item._asdict()} if isinstance(item, Text) else {"item": "dropped"}
-            row |= asdict(item) if isinstance(item, Dropped) else {}
+        row: dict[str, Any]
+        match item:
+            case Frames():
+                row = {"item": "frames", **self._stored(item.pixels)}
+                row |= {"time_s": item.time_s.tolist(), "step_s": item.step_s}
+            case Audio():
+                row = {"item": "audio", **self._stored(item.samples)}
+                row |= {"start_s": item.start_s, "rate_hz": item.rate_hz}
+            case Text():
+                row = {"item": "text", **item._asdict()}
+            case Dropped():
+                row = {"item": "dropped", **asdict(item)}
         self._items.write(json.dumps(row) + "\n")
         self._items.flush()
+
+    def _stored(self, values: Tensor) -> dict[str, Any]:
+        """The place of pixels or samples among the media, where they are now."""
+        data = zlib.compress(np.ascontiguousarray(values.numpy()).tobytes(), 1)
+        at = self._media.tell()
+        self._media.write(data)
+        self._media.flush()
+        return {"shape": list(values.shape), "at": at, "num": len(data)}
 
     def event(self, event: SessionEvent) -> None:
         """Something happened."""

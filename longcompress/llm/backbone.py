@@ -1,8 +1,10 @@
 """A stock video LLM of a folder, the hub or a script, taken apart into encoders and language model."""
 
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -78,7 +80,7 @@ def stock_config(known: Any, name: str) -> ModelConfig:
     known = getattr(known, "thinker_config", known)
     family = family_of(known, name)
     try:
-        size_px = family.size_px(_Described(known))
+        size_px = family.size_px(SimpleNamespace(config=known))  # of a model that isn't loaded yet
     except (AttributeError, TypeError) as error:
         raise ValueError(
             f"name {name!r}: its config.json must tell the sizes of patches and frames, got {error}"
@@ -92,13 +94,6 @@ def stock_config(known: Any, name: str) -> ModelConfig:
     place: Literal["mean", "medoid"] = "medoid" if family.time == "text" else "mean"
     merge = MergeConfig(tokens_per_segment={"video": 1024, "*": 256}, place=place)
     return ModelConfig(name=name, media=media, merge=merge, memory=MemoryConfig(kind="none"), llm=llm)
-
-
-@dataclass(frozen=True)
-class _Described:
-    """What a family's functions need of a model that isn't loaded yet."""
-
-    config: Any
 
 
 def read_config(base: str | Path) -> Any:
@@ -163,10 +158,8 @@ def load_backbone(
         tokenizer.chat_template = read_file(base, "chat_template.json").get("chat_template")
     extractor = None
     if family_of(known, base).audio:
-        try:
+        with suppress(OSError):
             extractor = WhisperFeatureExtractor.from_pretrained(base)
-        except OSError:
-            extractor = None
     return Backbone(lm, tokenizer, _norm_of(base), extractor)
 
 
@@ -223,7 +216,7 @@ def take_apart(backbone: Backbone, config: ModelConfig) -> tuple[StockVision, St
             stacklevel=2,
         )
     video = StockVision(lm, family, config.video, config.media.size_px, backbone.norm)
-    if not video.weight_is_float:
+    if not all(value.is_floating_point() for value in video.state().values() if value.dim() > 1):
         warnings.warn(
             f"{name!r} is quantized with its encoder: tokens differ from those of the unquantized model",
             stacklevel=2,

@@ -134,7 +134,7 @@ class CausalLM(nn.Module):
 
     @property
     def sizes(self) -> Callable[[Example], tuple[int, Callable[[Turns], int]]]:
-        """`prompt.sizes` with its tokenizer and streams."""
+        """The function `sizes` with its tokenizer and streams: it holds no weights."""
         return partial(sizes, tokenizer=self.tokenizer, config=self.settings, names=self.names)
 
     def timestamp_tokens(self, duration_s: float) -> int:

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from ..config_llm import LLMConfig
 from ..types import HALF, CompressedVideo, Tokens
-from .packing import first_fit
-from .texts import by_start, shown_texts
+from .packing import batch_of
+from .texts import by_start, clock, shown_texts
 
-Row = dict[str, list[int]]
 Turns = Sequence[tuple[str, str | None]]
 IGNORED = -100
 BASE_QUESTION = "\n{question}\n"  # a base model takes a line break for the end of a question
@@ -210,8 +209,7 @@ def padded(rows: Sequence[Sequence[int]], fill: int, *, left: bool = False) -> T
 def timestamp_text(config: LLMConfig, start_s: float) -> str:
     """The text of a timestamp at start_s."""
     whole = int(start_s)
-    clock = f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
-    return config.timestamp.format(start=whole, clock=clock, tens=whole // 10)
+    return config.timestamp.format(start=whole, clock=clock(start_s), tens=whole // 10)
 
 
 def lay_out(video: CompressedVideo, tokenizer: Any, config: LLMConfig, names: Sequence[str]) -> Layout:
@@ -305,16 +303,10 @@ def collate(
         tokens are words NAME_words (N, k). All are in the order of the rows.
     """
     check_batch(examples, left, row_tokens)
-    layouts, rows = [], []
-    for example in examples:
-        layouts.append(lay_out(example.video, tokenizer, config, names))
-        rows.append(_row(example, layouts[-1], tokenizer, config))
-    order = list(range(len(rows)))
-    if row_tokens:
-        shared = first_fit([len(row["input_ids"]) for row in rows], row_tokens)
-        order = [i for row in shared for i in row]
-        rows = [_behind(shared_row, rows) for shared_row in shared]
-    batch = _padded(rows, tokenizer, left=left)
+    layouts = [lay_out(example.video, tokenizer, config, names) for example in examples]
+    rows = [_row(e, layout, tokenizer, config) for e, layout in zip(examples, layouts, strict=True)]
+    fills = {"input_ids": padding_id(tokenizer), "labels": IGNORED}
+    batch, order = batch_of(rows, fills, left=left, row_tokens=row_tokens)
     return batch | packed_tokens([examples[i] for i in order], [layouts[i] for i in order], names)
 
 
@@ -322,16 +314,20 @@ def turn_ids(
     turns: Turns, tokenizer: Any, config: LLMConfig, dialogue: bool
 ) -> tuple[list[int], list[tuple[list[int], list[int]]]]:
     """(ids before the video, (ids before the answer, the answer's and the end) of each turn)."""
-    questions = [question for question, _ in turns]
+    questions, answers = [question for question, _ in turns], answer_ids(turns, tokenizer, dialogue)
     if dialogue:
-        if any(answer is None for _, answer in turns[:-1]):
-            raise ValueError("turns of a dialogue must have answers, only the last may be left to generate")
         head, tails = conversation(tokenizer, config, questions)
     else:
         each = [conversation(tokenizer, config, [question]) for question in questions]
         head, tails = each[0][0], [tail for _, (tail,) in each]
-    learned = [[] if a is None else [*encode(tokenizer, a), tokenizer.eos_token_id] for _, a in turns]
-    return head, list(zip(tails, learned, strict=True))
+    return head, list(zip(tails, answers, strict=True))
+
+
+def answer_ids(turns: Turns, tokenizer: Any, dialogue: bool) -> list[list[int]]:
+    """Ids of each answer and its end; none of one to be generated, which may only be a dialogue's last."""
+    if dialogue and any(answer is None for _, answer in turns[:-1]):
+        raise ValueError("turns of a dialogue must have answers, only the last may be left to generate")
+    return [[] if a is None else [*encode(tokenizer, a), tokenizer.eos_token_id] for _, a in turns]
 
 
 def _plain_turns(turns: Turns, tokenizer: Any) -> tuple[list[int], list[tuple[list[int], list[int]]]]:
@@ -341,8 +337,8 @@ def _plain_turns(turns: Turns, tokenizer: Any) -> tuple[list[int], list[tuple[li
     return head, [(tail, encode(tokenizer, f"\n{answer}\n")[len(tail) :]) for _, answer in turns]
 
 
-def _row(example: Example, layout: Layout, tokenizer: Any, config: LLMConfig) -> Row:
-    """Ids, labels, positions and branches of one example; labels are cut from ids, never searched in text."""
+def _row(example: Example, layout: Layout, tokenizer: Any, config: LLMConfig) -> dict[str, Tensor]:
+    """(l,) ids, labels, positions, branches of an example; labels are cut from ids, not searched in text."""
     if example.plain:
         head, turns = _plain_turns(example.turns, tokenizer)
     else:
@@ -356,27 +352,11 @@ def _row(example: Example, layout: Layout, tokenizer: Any, config: LLMConfig) ->
         labels += [IGNORED] * len(tail) + learned
         position += range(start, start + len(tail) + len(learned))
         branch += [1 if example.dialogue else number + 1] * (len(tail) + len(learned))
-    return {
+    row = {
         "input_ids": ids, "labels": labels, "position_ids": position, "branch": branch,
         "attention_mask": [1] * len(ids),
     }  # fmt: skip
-
-
-def _behind(numbers: Sequence[int], rows: Sequence[Row]) -> Row:
-    """Examples one behind the other in a row, each with its number."""
-    row = {key: [value for i in numbers for value in rows[i][key]] for key in rows[0]}
-    return row | {"sample": [i for i in numbers for _ in rows[i]["input_ids"]]}
-
-
-def _padded(rows: Sequence[Row], tokenizer: Any, *, left: bool) -> dict[str, Tensor]:
-    """(rows, L) int64 of each key."""
-    fill = {"input_ids": padding_id(tokenizer), "labels": IGNORED, "sample": -1}
-    batch = {key: padded([row[key] for row in rows], fill.get(key, 0), left=left) for key in rows[0]}
-    if not left:  # rows without a mask are one sequence each, so their padding counts on
-        for position, row in zip(batch["position_ids"], rows, strict=True):
-            num = len(row["position_ids"])
-            position[num:] = row["position_ids"][-1] + 1 + torch.arange(len(position) - num)
-    return batch
+    return {name: torch.tensor(values) for name, values in row.items()}
 
 
 def packed_tokens(

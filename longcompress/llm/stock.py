@@ -22,7 +22,7 @@ from ..types import CompressedVideo
 from .attention_interface import masks
 from .cache import new_cache
 from .causal import Prefix, behind, generate, head_at, with_loss
-from .packing import first_fit, has_state
+from .packing import batch_of, has_state
 from .prompt import IGNORED, Example, Turns, check_batch, dialogue_of, padding_id
 from .stock_prompt import StockPrompt
 
@@ -108,38 +108,21 @@ class StockLM(nn.Module):
             (N, C) in the order of the rows; video_counts tokens of each example.
         """
         check_batch(examples, left, row_tokens)
-        rows = [self.prompt.row(example) for example in examples]
-        layouts = [row.pop("layout") for row in rows]
-        if row_tokens:
-            self._check_apart()
-            shared = first_fit([row["input_ids"].shape[-1] for row in rows], row_tokens)
-            rows = [_behind(numbers, rows) for numbers in shared]
-            order = [i for numbers in shared for i in numbers]
-            examples, layouts = [examples[i] for i in order], [layouts[i] for i in order]
-        fills = {"input_ids": padding_id(self.tokenizer), "labels": IGNORED, "sample": -1}
-        batch = {name: _joined([row[name] for row in rows], fills.get(name, 0), left) for name in rows[0]}
-        if not left:  # rows without a mask are one sequence each, so their padding counts on
-            for position, row in zip(batch["position_ids"], rows, strict=True):
-                num = row["input_ids"].shape[-1]
-                position[:, num:] = position[:, num - 1 : num] + 1 + torch.arange(position.shape[1] - num)
-        for name in self.names:
-            parts = [
-                example.video.streams[name].x[layout.rows[name]]
-                for example, layout in zip(examples, layouts, strict=True)
-                if name in layout.rows
-            ]
-            if parts:
-                batch[f"{name}_x"] = torch.cat(parts)
-        batch["video_counts"] = torch.tensor([len(layout.rows.get("video", ())) for layout in layouts])
-        return batch
-
-    def _check_apart(self) -> None:
-        """ValueError where examples can't share a row."""
-        if has_state(self.lm) or self.family.token_types:
+        if row_tokens and (has_state(self.lm) or self.family.token_types):
             raise ValueError(
                 f"{type(self.base).__name__} lets a sample see the one before it in its row; set row_tokens "
                 "to 0"
             )
+        layouts, rows = zip(*(self.prompt.row(example) for example in examples), strict=True)
+        fills = {"input_ids": padding_id(self.tokenizer), "labels": IGNORED}
+        batch, order = batch_of(rows, fills, left=left, row_tokens=row_tokens)
+        for name in self.names:
+            at = [i for i in order if name in layouts[i].rows]
+            if at:
+                parts = [examples[i].video.streams[name].x[layouts[i].rows[name]] for i in at]
+                batch[f"{name}_x"] = torch.cat(parts)
+        batch["video_counts"] = torch.tensor([len(layouts[i].rows.get("video", ())) for i in order])
+        return batch
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, labels: Tensor | None = None,
@@ -237,17 +220,3 @@ class StockLM(nn.Module):
             rows = streams["audio_x"].to(x)
             inputs["inputs_embeds"] = x.masked_scatter(rearrange(heard, "b l -> b l 1"), rows)
         return inputs
-
-
-def _behind(numbers: Sequence[int], rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Examples one behind the other in a row, each with its number."""
-    row = {name: torch.cat([rows[i][name] for i in numbers], -1) for name in rows[0]}
-    lengths = [rows[i]["input_ids"].shape[-1] for i in numbers]
-    return row | {"sample": torch.cat([torch.full((n,), i) for i, n in zip(numbers, lengths, strict=True)])}
-
-
-def _joined(rows: list[Tensor], fill: int, left: bool) -> Tensor:
-    """(B, ..., L) of rows (..., l), filled up to the longest."""
-    longest = max(row.shape[-1] for row in rows)
-    sides = [(longest - row.shape[-1], 0) if left else (0, longest - row.shape[-1]) for row in rows]
-    return torch.stack([nn.functional.pad(r, s, value=fill) for r, s in zip(rows, sides, strict=True)])

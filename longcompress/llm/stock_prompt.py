@@ -16,8 +16,8 @@ from ..config import MediaConfig
 from ..config_llm import LLMConfig
 from ..encoders.families import Family
 from ..types import CompressedVideo, Tokens
-from .prompt import IGNORED, Example, Turns, after_end, conversation_texts, encode, question_texts
-from .texts import by_start, shown_texts
+from .prompt import IGNORED, Example, Turns, after_end, answer_ids, conversation_texts, encode, question_texts
+from .texts import by_start, clock, shown_texts
 
 MICRO_S = 1e-6  # times that differ by less are equal
 
@@ -187,8 +187,8 @@ class StockPrompt:
         position = (layout.next_position + offset).to(layout.position.dtype)
         return position[..., None, :].expand(*index.shape[:-1], len(layout.position), -1)
 
-    def row(self, example: Example) -> dict[str, Any]:
-        """Ids, labels, branches (l,) and positions (P, l) of an example; and its layout."""
+    def row(self, example: Example) -> tuple[StockLayout, dict[str, Tensor]]:
+        """An example's layout; and its ids, labels, branches (l,) and positions (P, l)."""
         layout = self.lay_out(example.video)
         ids, position = [layout.ids], [layout.position]
         labels, branch = [torch.full_like(layout.ids, IGNORED)], [torch.zeros_like(layout.ids)]
@@ -203,14 +203,14 @@ class StockPrompt:
             position.append(self.behind(layout, start + torch.arange(len(tokens))))
             branch.append(torch.full_like(tokens, 1 if example.dialogue else number + 1))
             start += len(tokens)
-        row: dict[str, Any] = {
+        row = {
             "input_ids": torch.cat(ids), "labels": torch.cat(labels), "branch": torch.cat(branch),
-            "position_ids": torch.cat(position, 1), "layout": layout,
+            "position_ids": torch.cat(position, 1),
         }  # fmt: skip
-        return row | {"attention_mask": torch.ones_like(row["input_ids"])}
+        return layout, row | {"attention_mask": torch.ones_like(row["input_ids"])}
 
     def sizes(self, example: Example) -> tuple[int, Callable[[Turns], int]]:
-        """As `prompt.sizes`."""
+        """As `causal.sizes`."""
         layout = self.lay_out(example.video)
 
         def size(turns: Turns) -> int:
@@ -224,20 +224,14 @@ class StockPrompt:
         self, turns: Turns, layout: StockLayout, dialogue: bool, plain: bool = False
     ) -> list[tuple[list[int], list[int]]]:
         """(ids before the answer, the answer's and the end) of each turn."""
-        questions = [question for question, _ in turns]
+        questions, answers = [q for q, _ in turns], answer_ids(turns, self.tokenizer, dialogue and not plain)
         if plain:
             tails = [self._tail(layout, "\n") for _ in questions]
         elif dialogue:
-            if any(answer is None for _, answer in turns[:-1]):
-                raise ValueError(
-                    "turns of a dialogue must have answers, only the last may be left to generate"
-                )
             first, *later = self.parts(layout, questions)
             tails = [self._tail(layout, first), *(after_end(self.tokenizer, text) for text in later)]
         else:
             tails = [self.tail(layout, question) for question in questions]
-        end = self.tokenizer.eos_token_id
-        answers = [[] if a is None else [*encode(self.tokenizer, a), end] for _, a in turns]
         self._check(any(set(ids) & set(self.placeholders) for ids in answers))
         return list(zip(tails, answers, strict=True))
 
@@ -329,15 +323,16 @@ class StockPrompt:
         steps = [self._step(a, b, i + 1) + cues[i] for i, (a, b) in enumerate(pairs)]
         opening = self.family.opening
         if "{" in opening:
-            opening = opening.format(words=_words(num), length=_clock(video.duration_s, hours=True))
+            opening = opening.format(words=_words(num), length=clock(video.duration_s))
         text = opening + self.family.between.join(steps) + self.family.closing
         return text, _Order(torch.zeros_like(at), at, run)
 
     def _step(self, start_s: float, last_s: float, number: int) -> str:
         """The text of timestamp `number`, whose frames begin at start_s to last_s."""
+        whole = int(start_s)
         return self.family.step.format(
-            x=self.texts[0], first=start_s, last=last_s, middle=(start_s + last_s) / 2, whole=int(start_s),
-            clock=_clock(start_s), number=number, **self.tokens,
+            x=self.texts[0], first=start_s, last=last_s, middle=(start_s + last_s) / 2, whole=whole,
+            clock=f"{whole // 60:02d}:{whole % 60:02d}", number=number, **self.tokens,
         )  # fmt: skip
 
     # --- positions
@@ -385,12 +380,6 @@ class StockPrompt:
             out[0, here] = time
             out[1:, here] = time if name == "audio" else torch.stack([row, column]).round()
         return out
-
-
-def _clock(seconds: float, *, hours: bool = False) -> str:
-    """mm:ss, or h:mm:ss."""
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
 
 
 def _words(number: int) -> str:

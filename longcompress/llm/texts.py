@@ -50,6 +50,10 @@ def _without(text: str, special: set[str]) -> str:
 
 
 def _written(text: str, start_s: float, config: LLMConfig) -> str:
-    whole = int(start_s)
-    clock = f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
-    return config.text.format(start=whole, clock=clock, text=text)
+    return config.text.format(start=int(start_s), clock=clock(start_s), text=text)
+
+
+def clock(seconds: float) -> str:
+    """h:mm:ss of the whole seconds."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

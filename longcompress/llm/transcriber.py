@@ -68,9 +68,8 @@ class Transcriber:
         if language is not None and f"<|{language}|>" not in languages:
             names = " ".join(sorted(name.strip("<|>") for name in languages)) or "leave it out, it knows one"
             raise ValueError(f"language must be of {str(base)!r} ({names}), got {language!r}")
-        extractor, tokenizer = (
-            kind.from_pretrained(base) for kind in (WhisperFeatureExtractor, AutoTokenizer)
-        )
+        extractor = WhisperFeatureExtractor.from_pretrained(base)
+        tokenizer = AutoTokenizer.from_pretrained(base)
         model = load_whole(WhisperForConditionalGeneration, base, "sdpa", **kwargs)
         return cls(model, extractor, tokenizer, str(base), language)
 

@@ -22,14 +22,8 @@ def scaled(
 ) -> np.ndarray:
     """(height, width, 3) uint8 RGB of a decoded frame; `scaling` as of MediaConfig."""
     transfer = TRANSFERS.get(frame.color_trc)
-    rgb = scaler.reformat(
-        frame,
-        width,
-        height,
-        "rgb48le" if transfer else "rgb24",
-        interpolation=Interpolation[scaling.upper()],
-        threads=1,
-    ).to_ndarray()
+    form, how = "rgb48le" if transfer else "rgb24", Interpolation[scaling.upper()]
+    rgb = scaler.reformat(frame, width, height, form, interpolation=how, threads=1).to_ndarray()
     return tone_mapped(rgb, transfer) if transfer else rgb
 
 

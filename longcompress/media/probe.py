@@ -88,40 +88,31 @@ def probe(
 
 def _info(container: InputContainer, handle: Handle, config: MediaConfig) -> MediaInfo:
     video, audio, _ = find_tracks(container, config)
-    metadata = container.metadata | (video.metadata if video else {})
-    return MediaInfo(
-        name=handle.name,
-        duration_s=header_length_s(container),
-        has_video=video is not None,
-        has_audio=audio is not None,
-        width=video.width if video else 0,
-        height=video.height if video else 0,
-        rate_fps=average_rate(video) if video else None,
-        rate_hz=audio.sample_rate if audio else 0,
-        channels=audio.channels if audio else 0,
-        num_bytes=handle.num_bytes,
-        container=container.format.name,
-        video_codec=video.codec_context.codec.name if video else "",
-        audio_codec=audio.codec_context.codec.name if audio else "",
-        pixel_aspect=float(video.sample_aspect_ratio or 1) if video else 1.0,
-        hdr=TRANSFERS.get(video.codec_context.color_trc, "") if video else "",
-        timecode=metadata.get("timecode", ""),
-        timecode_fps=_timecode_fps(video) if video else None,
-        tracks=tuple(
-            Track(
-                kind,
-                number,
-                stream.codec_context.name if stream.codec_context else "unknown",
-                stream.language or "",
-                stream.metadata.get("title", ""),
-                bool(stream.disposition & Disposition.default),
-                stream in (video, audio),
-            )
-            for kind, streams in (("video", video_tracks(container)), ("audio", container.streams.audio))
-            for number, stream in enumerate(streams)
-        ),
-        rotation_deg=_rotation(container, video) if video else 0,  # decodes: last
-    )
+    tracks = []
+    for kind, streams in (("video", video_tracks(container)), ("audio", container.streams.audio)):
+        for number, stream in enumerate(streams):
+            codec = stream.codec_context.name if stream.codec_context else "unknown"
+            title, is_read = stream.metadata.get("title", ""), stream in (video, audio)
+            is_default = bool(stream.disposition & Disposition.default)
+            tracks.append(Track(kind, number, codec, stream.language or "", title, is_default, is_read))
+    info = MediaInfo(
+        handle.name, header_length_s(container), num_bytes=handle.num_bytes, container=container.format.name,
+        timecode=container.metadata.get("timecode", ""), tracks=tuple(tracks),
+    )  # fmt: skip
+    if audio is not None:
+        info = replace(
+            info, has_audio=True, rate_hz=audio.sample_rate, channels=audio.channels,
+            audio_codec=audio.codec_context.codec.name,
+        )  # fmt: skip
+    if video is not None:
+        info = replace(
+            info, has_video=True, width=video.width, height=video.height, rate_fps=average_rate(video),
+            video_codec=video.codec_context.codec.name, hdr=TRANSFERS.get(video.codec_context.color_trc, ""),
+            pixel_aspect=float(video.sample_aspect_ratio or 1), timecode_fps=_timecode_fps(video),
+            timecode=video.metadata.get("timecode", info.timecode),
+            rotation_deg=_rotation(container, video),  # decodes: last
+        )  # fmt: skip
+    return info
 
 
 def _timecode_fps(video: av.VideoStream) -> float | None:

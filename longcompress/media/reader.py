@@ -106,9 +106,7 @@ def read(
                 "rate_fps"
             )
         return Reading(_from_values(source, config, part or (0.0, math.inf), grid))
-    container = Container.open(
-        source, config, protocols, part, grid
-    )  # TypeError for arrays and other objects
+    container = Container.open(source, config, protocols, part, grid)  # TypeError for other objects
     streams = tuple(name for name in ("video", "audio") if getattr(container, name) is not None)
     name, duration_s = container.name, container.duration_s  # before the thread owns the container
     return Reading(_DecodeAhead(container, on_warning), name, streams, duration_s)
@@ -203,9 +201,8 @@ class _DecodeAhead(Iterator[Frames | Audio]):
     def __next__(self) -> Frames | Audio:
         while not self._stop.is_set():
             try:
-                item, self.reached_s = self._queue.get(
-                    timeout=_WAIT_S
-                )  # a wait without end can't be interrupted everywhere
+                # a wait without end can't be interrupted everywhere
+                item, self.reached_s = self._queue.get(timeout=_WAIT_S)
             except queue.Empty:
                 continue
             if not isinstance(item, Frames | Audio):

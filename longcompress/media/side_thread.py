@@ -1,14 +1,12 @@
 """A thread beside the thread that reads a file; what its jobs give comes in the order of the jobs."""
 
-import queue
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-Results = Future[tuple[list[T], BaseException | None]]
 
 
 class SideThread(Generic[T]):
@@ -17,9 +15,8 @@ class SideThread(Generic[T]):
 
     def __init__(self, num_ahead: int) -> None:
         self.num_ahead = num_ahead
-        self._jobs: queue.SimpleQueue[tuple[Iterable[T], Results[T]] | None] = queue.SimpleQueue()
-        self._results: deque[Results[T]] = deque()
-        self._thread: threading.Thread | None = None
+        self._pool = ThreadPoolExecutor(1, initializer=_name_thread)  # its thread begins with the first job
+        self._results: deque[Future[tuple[list[T], BaseException | None]]] = deque()
         self._failed = False
 
     def put(self, job: Iterable[T]) -> Iterator[T]:
@@ -29,13 +26,7 @@ class SideThread(Generic[T]):
         if not self.num_ahead:
             yield from job
             return
-        if self._thread is None:
-            self._thread = threading.Thread(target=_run, args=(self._jobs,), daemon=True)
-            self._thread.name = "longcompress-media"
-            self._thread.start()
-        results: Results[T] = Future()
-        self._results.append(results)
-        self._jobs.put((job, results))
+        self._results.append(self._pool.submit(_run, job))
         yield from self.take(self.num_ahead)
 
     def take(self, num_left: int = 0) -> Iterator[T]:
@@ -50,17 +41,17 @@ class SideThread(Generic[T]):
 
     def close(self) -> None:
         """End the thread, after the jobs that it has."""
-        if self._thread is not None:
-            self._jobs.put(None)
-            self._thread.join()
+        self._pool.shutdown()
 
 
-def _run(jobs: "queue.SimpleQueue[tuple[Iterable[T], Results[T]] | None]") -> None:
-    for job, results in iter(jobs.get, None):
-        items: list[T] = []
-        error: BaseException | None = None
-        try:
-            items.extend(job)
-        except BaseException as caught:  # raised again by `take`
-            error = caught
-        results.set_result((items, error))
+def _name_thread() -> None:
+    threading.current_thread().name = "longcompress-media"
+
+
+def _run(job: Iterable[T]) -> tuple[list[T], BaseException | None]:
+    items: list[T] = []
+    try:
+        items.extend(job)
+    except BaseException as error:  # raised again by `take`, behind what came before it
+        return items, error
+    return items, None

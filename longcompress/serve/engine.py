@@ -136,11 +136,8 @@ class Engine:
             done = await future
         finally:
             question.is_stopped = True
-        for kind, num in (
-            ("prompt", done.num_prompt),
-            ("cached", done.num_cached),
-            ("answer", done.num_tokens),
-        ):
+        counts = {"prompt": done.num_prompt, "cached": done.num_cached, "answer": done.num_tokens}
+        for kind, num in counts.items():
             self.metrics.tokens.labels(kind).inc(num)
         return done
 

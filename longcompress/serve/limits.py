@@ -1,5 +1,6 @@
 """What the server accepts, and the error that a client gets for anything else."""
 
+import base64
 import ipaddress
 import re
 from dataclasses import dataclass, field
@@ -133,6 +134,14 @@ class ApiError(Exception):
         kinds = {429: "rate_limit_error", 401: "authentication_error", 403: "permission_error"}
         kind = kinds.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+
+
+def from_base64(data: str, param: str) -> bytes:
+    """The bytes of a field in base64; ApiError where it is none."""
+    try:
+        return base64.b64decode(data, validate=True)
+    except ValueError as error:
+        raise refuse(param, f"is no base64: {error}") from error
 
 
 def refuse(param: str, message: str, code: str | None = None, status: int = 400) -> ApiError:

@@ -1,8 +1,6 @@
 """What a client of a live connection sends, checked field by field: OpenAI's Realtime events, and binary
 messages."""
 
-import base64
-import binascii
 import math
 import struct
 from collections.abc import Callable, Mapping
@@ -14,7 +12,7 @@ from ..config_live import POLL, POLLED, LiveConfig
 from ..files import parse_json
 from ..model import LongCompress
 from ..types import HALF, MAX_TIME_S, Audio, Frames
-from .limits import ApiError, Limits, refuse
+from .limits import ApiError, Limits, from_base64, refuse
 from .request import NUMBER, Fields
 
 HEAD = struct.Struct("<B7xd")  # of a binary message: its kind, its second (NaN: when it arrives)
@@ -286,14 +284,7 @@ def _image(url: str, where: str) -> bytes:
             where, f"must be a data URL in base64, data:image/jpeg;base64,..., got {url!r:.40}; paths and "
             "addresses are never read", "url_not_allowed"
         )  # fmt: skip
-    return _base64(data, where)
-
-
-def _base64(data: str, where: str) -> bytes:
-    try:
-        return base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise refuse(where, f"is no base64: {error}") from error
+    return from_base64(data, where)
 
 
 def _whole_samples(op: Op, where: str) -> Op:
@@ -306,7 +297,7 @@ def _audio(event: Fields, limits: Limits) -> list[Op]:
     own = Fields(event.take("longcompress", dict) or {}, "longcompress.")
     time_s = own.number("start_s", 0, MAX_TIME_S)
     own.end()
-    data = _base64(event.take("audio", str, needed=True), "audio")
+    data = from_base64(event.take("audio", str, needed=True), "audio")
     return [_whole_samples(Op("audio", data=data, time_s=time_s), "audio")]
 
 

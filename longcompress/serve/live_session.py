@@ -373,9 +373,8 @@ class LiveSession:
         fixed = replace(settings, scores=self.settings.scores, overflow=self.settings.overflow)
         if fixed != self.settings:
             if self._is_begun:
-                message = (
-                    "can change scores and overflow alone once media or a text came; begin another session"
-                )
+                alone = "can change scores and overflow alone once media or a text came"
+                message = f"{alone}; begin another session"
                 raise refuse("session.longcompress", message, "session_begun")
             before, self.settings = self.settings, settings
             try:

@@ -1,8 +1,6 @@
 """The media of requests as files: uploads, data URLs, and URLs where they are allowed."""
 
 import asyncio
-import base64
-import binascii
 import errno
 import hashlib
 import ipaddress
@@ -22,7 +20,7 @@ from uuid import uuid4
 import httpx
 
 from ..files import is_alive, replacing
-from .limits import GB, MB, Limits, refuse
+from .limits import GB, MB, Limits, from_base64, refuse
 from .request import Part
 
 REDIRECTS = 3
@@ -187,10 +185,7 @@ def _decode(part: Part, path: Path) -> str:
     head, comma, data = part.url.partition(",")
     if not comma or not head.lower().endswith(";base64"):
         raise refuse(part.param, "must be a data URL in base64: data:...;base64,...")
-    try:
-        content = base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise refuse(part.param, f"is no base64: {error}") from error
+    content = from_base64(data, part.param)
     with room(part.param):
         path.write_bytes(content)
     return hashlib.sha256(content).hexdigest()

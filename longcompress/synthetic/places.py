@@ -74,8 +74,3 @@ def _where(single: dict[str, SceneEvent]) -> Iterator[tuple[dict[str, Any], str]
             clear = (np.abs(at[..., None] - BORDERS) >= BORDER_MARGIN).all()
             if clear and (np.searchsorted(BORDERS, at) == (column, row)).all():
                 yield {"object": name, "second": second}, f"{ROWS[row]} {COLUMNS[column]}"
-
-
-def grade(answer: str, text: str) -> dict[str, Any]:
-    """Scores of an answer, as `questions.grade` gives them: right if it is the same words."""
-    return {"parsed": text in ANSWERS, "score": float(text == answer), "exact": text == answer}

@@ -151,7 +151,7 @@ def request(
         "sounds": [e for e in events if e.kind == "audio"],
     }.get(kind, events)  # fmt: skip
     moments = [Moment(e.start_s, e.end_s, *printed_seconds(e), e.name) for e in chosen]
-    return Request(kind, text, _by_start(moments), _unsure(chosen))
+    return Request(kind, text, tuple(sorted(moments)), _unsure(chosen))
 
 
 def _common(
@@ -167,11 +167,7 @@ def _common(
                 moments.append(Moment(start_s, end_s, max(firsts), min(lasts), f"{a.name}, {b.name}"))
             elif end_s > start_s:
                 unsure |= set(range(floor(start_s), ceil(end_s) + 1))
-    return _by_start(moments), tuple(sorted(unsure))
-
-
-def _by_start(moments: Iterable[Moment]) -> tuple[Moment, ...]:
-    return tuple(sorted(moments))
+    return tuple(sorted(moments)), tuple(sorted(unsure))
 
 
 def _names(text: str) -> list[str]:

@@ -199,10 +199,8 @@ def letter_patches(scene: Scene, time_s: ArrayLike, *, grid: int = 4) -> NDArray
         if not event.letter or not len(now):
             continue
         height = LETTER_SIZE * event.size
-        inside_x, inside_y = (
-            np.abs(at - points[:, :1]) < 5 / 14 * height,
-            np.abs(at - points[:, 1:]) < height / 2,
-        )
+        inside_x = np.abs(at - points[:, :1]) < 5 / 14 * height
+        inside_y = np.abs(at - points[:, 1:]) < height / 2
         inside = inside_x[:, None, :] & inside_y[:, :, None] & (owner[now] == number)  # (T', fine, fine)
         count = _by_patch(inside, grid).sum(-1)
         highest = np.maximum(count.max((1, 2), keepdims=True), 1)

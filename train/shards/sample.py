@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +15,6 @@ from torch import Tensor
 from ...compression.global_memory import Mean
 from ...compression.merging import Group
 from ...compression.state import Chunk, MergeState
-from ...config_values import to_dict
 from ...files import parse_json
 from ...memory import sampling, sampling_hint
 from ...model import LongCompress
@@ -68,7 +67,7 @@ def members_of(
     features = {
         "format": FORMAT,
         "identity": model.identity(features=True), "encoders": model.identity(encoders=True),
-        "segments": to_dict(model.config.segments), "merge": to_dict(model.config.merge),
+        "segments": asdict(model.config.segments), "merge": asdict(model.config.merge),
         "media": sampling(model), "duration_s": duration_s,
         "chunks": chunks, "streams": streams,
     }  # fmt: skip
@@ -200,7 +199,7 @@ class Needs:
         """A model's."""
         media = sampling(model) if sampling_hint({"media": None}, model) else None
         identity, summaries = model.identity(features=True), model.config.memory.kind == "mean"
-        return cls(model.config.name, identity, summaries, to_dict(model.config.segments), media)
+        return cls(model.config.name, identity, summaries, asdict(model.config.segments), media)
 
     def check(self, features: Mapping[str, Any], where: str) -> None:
         """ValueError unless features were made by these encoders and cut into these segments."""
