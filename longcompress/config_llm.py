@@ -115,3 +115,9 @@ class LLMConfig:
         few = min(self.min_timestamps, budget // (2 * num_text))
         room = max(1, few, int(self.timestamp_share * budget / num_text))
         return unit_s * max(1, math.ceil(math.ceil(duration_s / unit_s - 1e-9) / room))
+
+
+def clock(seconds: float) -> str:
+    """h:mm:ss of the whole seconds."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

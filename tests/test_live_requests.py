@@ -144,9 +144,9 @@ def test_what_may_be_nothing_goes_on_from_a_snapshot(model):
 def test_a_question_before_a_reply_was_told_loses_no_reply(model, live):
     """It goes on behind the answer, and says what it would have said."""
     _, events = run(model, live, steps_of(14.0))
-    told = of(events, Reply)[0]
+    want = of(events, Reply)[0]
     # a word more: what it says is held back to its end
-    session = session_of(model, replace(live, nothing=f"{told.answer.text} x"))
+    session = session_of(model, replace(live, nothing=f"{want.answer.text} x"))
     session.push_text(TEXT, reply="may")
     parts, events = steps_of(14.0), []
     for part in parts:
@@ -159,7 +159,7 @@ def test_a_question_before_a_reply_was_told_loses_no_reply(model, live):
     events += [e for part in parts for e in session.push(part)]
     assert not of(events, Dropped)
     first = of(events, Reply)[0]
-    assert (first.answer, first.time_s, first.request) == (told.answer, told.time_s, 1)
+    assert (first.answer, first.time_s, first.request) == (want.answer, want.time_s, 1)
 
 
 @pytest.mark.parametrize("live", [

@@ -4,17 +4,18 @@ The text around a video comes from the tokenizer's template. A video is timestam
 ... by time. In a batch each example has a padded row, or several short examples share a row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from ..config_llm import LLMConfig
+from ..config_llm import LLMConfig, clock
 from ..types import HALF, CompressedVideo, Tokens
-from .packing import batch_of
-from .texts import by_start, clock, shown_texts
+from .packing import first_fit
+from .texts import by_start, shown_texts
 
 Turns = Sequence[tuple[str, str | None]]
 IGNORED = -100
@@ -308,6 +309,37 @@ def collate(
     fills = {"input_ids": padding_id(tokenizer), "labels": IGNORED}
     batch, order = batch_of(rows, fills, left=left, row_tokens=row_tokens)
     return batch | packed_tokens([examples[i] for i in order], [layouts[i] for i in order], names)
+
+
+def batch_of(
+    examples: Sequence[dict[str, Tensor]], fills: Mapping[str, int], *, left: bool, row_tokens: int
+) -> tuple[dict[str, Tensor], list[int]]:
+    """((rows, ..., L) tensors of each name, filled up to the longest; the order of the examples in them).
+
+    Args:
+        examples: name -> tensor (..., l), of them "input_ids" (l,) and "position_ids".
+        fills: name -> what fills it up; 0 for others.
+        left, row_tokens: as of `collate`. Of shared rows "sample" (rows, L) has the examples' numbers.
+    """
+    rows, order = list(examples), list(range(len(examples)))
+    lengths = [len(example["input_ids"]) for example in examples]
+    if row_tokens:
+        shared = first_fit(lengths, row_tokens)
+        order = [i for row in shared for i in row]
+        rows = [{n: torch.cat([examples[i][n] for i in row], -1) for n in examples[0]} for row in shared]
+        for row, numbers in zip(rows, shared, strict=True):
+            row["sample"] = torch.cat([torch.full((lengths[i],), i) for i in numbers])
+    fills, lengths = {"sample": -1, **fills}, [len(row["input_ids"]) for row in rows]
+    sides = [(max(lengths) - num, 0) if left else (0, max(lengths) - num) for num in lengths]
+    batch = {}
+    for name in rows[0]:
+        values = [pad(r[name], side, value=fills.get(name, 0)) for r, side in zip(rows, sides, strict=True)]
+        batch[name] = torch.stack(values)
+    if not left:  # rows without a mask are one sequence each, so their padding counts on
+        for position, num in zip(batch["position_ids"], lengths, strict=True):
+            more = 1 + torch.arange(position.shape[-1] - num)
+            position[..., num:] = position[..., num - 1 : num] + more
+    return batch, order
 
 
 def turn_ids(

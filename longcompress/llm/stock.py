@@ -22,8 +22,8 @@ from ..types import CompressedVideo
 from .attention_interface import masks
 from .cache import new_cache
 from .causal import Prefix, behind, generate, head_at, with_loss
-from .packing import batch_of, has_state
-from .prompt import IGNORED, Example, Turns, check_batch, dialogue_of, padding_id
+from .packing import has_state
+from .prompt import IGNORED, Example, Turns, batch_of, check_batch, dialogue_of, padding_id
 from .stock_prompt import StockPrompt
 
 

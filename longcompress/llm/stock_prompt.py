@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ..config import MediaConfig
-from ..config_llm import LLMConfig
+from ..config_llm import LLMConfig, clock
 from ..encoders.families import Family
 from ..types import CompressedVideo, Tokens
 from .prompt import IGNORED, Example, Turns, after_end, answer_ids, conversation_texts, encode, question_texts
-from .texts import by_start, clock, shown_texts
+from .texts import by_start, shown_texts
 
 MICRO_S = 1e-6  # times that differ by less are equal
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from ..config_llm import LLMConfig
+from ..config_llm import LLMConfig, clock
 from ..types import Event
 
 
@@ -51,9 +51,3 @@ def _without(text: str, special: set[str]) -> str:
 
 def _written(text: str, start_s: float, config: LLMConfig) -> str:
     return config.text.format(start=int(start_s), clock=clock(start_s), text=text)
-
-
-def clock(seconds: float) -> str:
-    """h:mm:ss of the whole seconds."""
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
